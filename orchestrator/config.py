@@ -1,0 +1,335 @@
+"""One sweep as data: base trial, search space, objectives, sampler, scheduler, budget.
+
+`load_sweep` reads a file, applies `--set`, and checks everything that can be checked without torch or Ray: names,
+types, bounds, the space against `TrialConfig` at both ends of every range, the benchmark's rows, the tracking server.
+All problems are collected and reported at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, model_validator
+
+from orchestrator.ledger import SweepInfo
+from orchestrator.problems import (
+    ConfigError,
+    Problem,
+    did_you_mean,
+    problems_of,
+    read_yaml,
+    require_run_folder,
+)
+from orchestrator.tracking import check_reachable, resolve_uri
+from search_spaces.space import SearchSpace, SpaceError, with_paths
+from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
+from trials.config import PRESETS, Frozen, Seed, TrialConfig
+from trials.identity import digest, model_digest
+from trials.metrics import METRICS, metric_names
+
+_LONG = {"minimize": "min", "maximize": "max"}
+Direction = Annotated[Literal["min", "max"], BeforeValidator(lambda word: _LONG.get(word, word))]
+
+
+class TPE(Frozen):
+    """Tree-structured Parzen estimators over several objectives, multivariate, grouped by active parameters."""
+
+    type: Literal["tpe"] = "tpe"
+    seed: Seed = 0
+    startup: PositiveInt = Field(10, description="trials drawn at random before the model of the space is used")
+
+
+class Random(Frozen):
+    """Independent draws from the space."""
+
+    type: Literal["random"] = "random"
+    seed: Seed = 0
+
+
+class ParetoASHA(Frozen):
+    """Successive halving without waiting, by non-dominated sorting on all objectives within a rung."""
+
+    type: Literal["pareto_asha"] = "pareto_asha"
+    grace_period: PositiveInt = Field(2, description="epochs that every trial gets: the first rung")
+    reduction_factor: int = Field(2, ge=2, description="of the trials at a rung, one in so many goes on")
+    floors: dict[str, float] = Field(
+        {},
+        description="collapse rule: metric to be maximised -> value under which a trial is stopped at any rung",
+    )
+
+
+class NoScheduler(Frozen):
+    """Every trial runs to the full budget."""
+
+    type: Literal["none"] = "none"
+
+
+class Budget(Frozen):
+    """When a sweep ends."""
+
+    trials: PositiveInt = Field(64, description="all in all, baselines included")
+    concurrent: PositiveInt | None = Field(None, description="trials at once; null: as many as the resources carry")
+
+
+class Resources(Frozen):
+    """What one trial takes."""
+
+    cpu: float = Field(1.0, gt=0)
+    gpu: float = Field(0.0, ge=0)
+    retries: int = Field(2, ge=0, description="times that a trial is run again after its worker died")
+
+
+class Tracking(Frozen):
+    """Where MLflow records go; the environment's MLFLOW_TRACKING_URI wins."""
+
+    uri: str | None = Field(None, description="null: sqlite:///<output>/mlflow.db")
+
+
+class SweepConfig(Frozen):
+    """One sweep file, resolved."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    description: str = ""
+    trial: TrialConfig = TrialConfig()
+    space: dict[str, Any] = Field({})
+    objectives: dict[str, Direction] = Field(
+        {"forget.extraction_strength": "min", "retain.extraction_strength": "max"}, min_length=1
+    )
+    reference_point: dict[str, float] = Field(
+        {}, description="of the hypervolume; null: the worst end of each objective's range"
+    )
+    sampler: Annotated[TPE | Random, Field(discriminator="type")] = TPE()
+    scheduler: Annotated[ParetoASHA | NoScheduler, Field(discriminator="type")] = ParetoASHA()
+    budget: Budget = Budget()
+    baselines: tuple[str, ...] = Field((), description="presets that run first, to the full budget")
+    resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _rungs_within_budget(self) -> Self:
+        if isinstance(self.scheduler, ParetoASHA) and self.scheduler.grace_period >= self.trial.epochs > 1:
+            raise ValueError(
+                f"scheduler.grace_period {self.scheduler.grace_period} must be less than trial.epochs "
+                f"{self.trial.epochs}, or nothing is ever stopped; lower it or set scheduler.type=none"
+            )
+        if len(self.baselines) > self.budget.trials:
+            raise ValueError(
+                f"budget.trials {self.budget.trials} is less than the {len(self.baselines)} baselines; raise it"
+            )
+        return self
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """The space, with conditions on the base trial settled."""
+        return SearchSpace.parse(self.space, self.trial.model_dump(mode="json"))
+
+    def trial_at(self, point: Mapping[str, Any]) -> TrialConfig:
+        """The base trial with the values of a point of the space."""
+        return TrialConfig.model_validate(with_paths(self.trial.model_dump(mode="json"), point))
+
+    def baseline(self, label: str) -> TrialConfig:
+        """The base trial with the loss of a preset."""
+        return TrialConfig.model_validate(self.trial.model_dump(mode="json") | {"loss": PRESETS[label][0]})
+
+    def worst(self) -> dict[str, float]:
+        """The reference point: the worst value of each objective, as configured or by the metric's range."""
+        ends = {}
+        for name, direction in self.objectives.items():
+            metric = METRICS[name.split(".")[1]]
+            ends[name] = self.reference_point.get(name, metric.high if direction == "min" else metric.low)
+        return ends
+
+    def digests(self, benchmark: Benchmark) -> tuple[str, str]:
+        """Digests of the benchmark's rows and of the target model."""
+        data = benchmark.digest()
+        return data, model_digest(self.trial.model, data=data)
+
+    def identity(self, data: str, model: str) -> dict[str, Any]:
+        """What makes this sweep this sweep: contents (as digests) in; paths, budget, machines and words out."""
+        settings = self.model_dump(mode="json", exclude={"description", "budget", "resources", "tracking"})
+        settings["trial"]["benchmark"] = data
+        settings["trial"]["model"] = {"digest": model} | {
+            key: settings["trial"]["model"][key] for key in ("dtype", "adapter")
+        }
+        return settings
+
+    def fingerprint(self, benchmark: Benchmark) -> str:
+        """Sixteen hex digits of `identity`."""
+        return digest(self.identity(*self.digests(benchmark)))
+
+
+def load_sweep(file: str, overrides: Sequence[str] = (), *, output: Path) -> tuple[SweepConfig, Benchmark | None]:
+    """Reads and checks a sweep file.
+
+    Args:
+        file: Path of a YAML file, or the name of a shipped one.
+        overrides: `path=value` each, the value in YAML.
+        output: Folder of run folders: where the default tracking store would be.
+
+    Returns:
+        The sweep, and its benchmark's rows (None when they come from the hub and are not fetched yet).
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    raw = read_yaml(file, overrides)
+    problems: list[Problem] = []
+    try:
+        config = SweepConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = problems_of(error, raw, SweepConfig)
+        try:  # the rest of the file may have problems of its own: look at it without what is known to be wrong
+            config = SweepConfig.model_validate({"name": "unnamed"} | _without(raw, [e["loc"] for e in error.errors()]))
+        except ValidationError:
+            raise ConfigError(file, problems) from None
+    config = _absolute(config)
+    benchmark, found = _check_benchmark(config)
+    problems += [
+        *found,
+        *_check_names(config, benchmark),
+        *_check_space(config),
+        *_check_places(config, output),
+    ]
+    if problems:
+        raise ConfigError(file, problems)
+    return config, benchmark
+
+
+def reload_sweep(folder: Path) -> tuple[SweepConfig, Benchmark | None]:
+    """The sweep of a run folder, checked again: its data may have gone since.
+
+    Raises:
+        ConfigError: Not a run folder, or of another version, or its data is not there.
+    """
+    require_run_folder(folder)
+    try:
+        info = SweepInfo.read(folder)
+        config = SweepConfig.model_validate(info.config)
+    except ValidationError as error:
+        raise ConfigError(
+            str(folder),
+            [Problem("", f"written by another version of unlearn-sweep ({error.error_count()} fields differ)")],
+        ) from None
+    problems = []
+    if folder.resolve().name != config.name:
+        problems.append(Problem("", f"the folder was renamed from {config.name!r}; give it its name back"))
+    benchmark, found = _check_benchmark(config)
+    problems += [*found, *_check_places(config, folder.resolve().parent)]
+    if problems:
+        raise ConfigError(str(folder), problems)
+    return config, benchmark
+
+
+def _without(raw: Mapping[str, Any], locations: Sequence[Sequence[str | int]]) -> dict[str, Any]:
+    """A copy of a file's contents without the deepest mapping entry on the way to each location."""
+    result = copy.deepcopy(dict(raw))
+    for location in locations:
+        node: Any = result
+        entry: tuple[dict[str, Any], str] | None = None
+        for part in location:
+            if isinstance(node, dict) and part in node:
+                entry = (node, str(part))
+                node = node[part]
+        if entry:
+            entry[0].pop(entry[1], None)
+    return result
+
+
+def _absolute(config: SweepConfig) -> SweepConfig:
+    """Relative paths made absolute: a worker's working directory is not ours."""
+    changes = {}
+    model, benchmark = config.trial.model, config.trial.benchmark.model_dump()
+    for path, value in {
+        "benchmark.path": benchmark.get("path"),
+        "model.path": model.path,
+        "model.retain_path": model.retain_path,
+    }.items():
+        if value and Path(value).expanduser().exists():
+            changes[path] = str(Path(value).expanduser().resolve())
+    return config.model_copy(update={"trial": config.trial_at(changes)}) if changes else config
+
+
+def _check_benchmark(config: SweepConfig) -> tuple[Benchmark | None, list[Problem]]:
+    if getattr(config.trial.benchmark, "path", "") is None:
+        return None, []  # from the hub: fetched, and checked, when the sweep starts
+    try:
+        return load_benchmark(config.trial.benchmark), []
+    except BenchmarkError as error:
+        return None, [Problem(f"trial.benchmark.{error.field}", str(error))]
+
+
+def _check_names(config: SweepConfig, benchmark: Benchmark | None) -> list[Problem]:
+    problems = []
+    sets = set(benchmark.evaluated) if benchmark else None
+    named = {f"objectives.{name}": name for name in config.objectives}
+    named |= {f"reference_point.{name}": name for name in config.reference_point}
+    if isinstance(config.scheduler, ParetoASHA):
+        named |= {f"scheduler.floors.{name}": name for name in config.scheduler.floors}
+    for path, name in named.items():
+        if name not in metric_names():
+            problems.append(Problem(path, f"{name!r} is not a metric{did_you_mean(name, metric_names())}"))
+        elif sets is not None and name.split(".")[0] not in sets:
+            problems.append(
+                Problem(
+                    path,
+                    f"the benchmark has no {name.split('.')[0]} set to measure {name!r} on; "
+                    f"choose among {', '.join(sorted(sets))}",
+                )
+            )
+        elif name in config.objectives and path.startswith("objectives") and config.worst()[name] == float("inf"):
+            problems.append(
+                Problem(
+                    path,
+                    f"{name!r} has no worst value, which hypervolume is measured against; "
+                    f"add one, as in reference_point: {{{name}: 20}}",
+                )
+            )
+    problems += [
+        Problem(f"baselines.{index}", f"{label!r} is not a preset{did_you_mean(label, PRESETS)}")
+        for index, label in enumerate(config.baselines)
+        if label not in PRESETS
+    ]
+    return problems
+
+
+def _check_space(config: SweepConfig) -> list[Problem]:
+    try:
+        space = config.search_space
+    except SpaceError as error:
+        return [Problem(f"space.{error.path}", str(error))]
+    found: dict[Problem, None] = {}
+    base = config.trial.model_dump(mode="json")
+    for corner in space.corners():
+        raw = with_paths(base, corner)
+        try:
+            TrialConfig.model_validate(raw)
+        except ValidationError as error:
+            for problem in problems_of(error, raw, TrialConfig):
+                found[Problem(f"space.{problem.path}", problem.message)] = None
+    return list(found)
+
+
+def _check_places(config: SweepConfig, output: Path) -> list[Problem]:
+    problems = []
+    for name in ("path", "retain_path"):
+        place = getattr(config.trial.model, name)
+        if place and (place.startswith((".", "/", "~")) or "/" not in place) and not Path(place).is_dir():
+            problems.append(
+                Problem(f"trial.model.{name}", f"{place!r} is not a folder; give a model's folder or a hub id")
+            )
+    if config.trial.model.retain_path and not config.trial.model.path:
+        problems.append(
+            Problem("trial.model.retain_path", "it belongs to a target model of yours; set trial.model.path")
+        )
+    uri = resolve_uri(output, config.tracking.uri)
+    if uri == resolve_uri(output, None):  # made with the output folder, when the sweep starts
+        there = next(folder for folder in (output.resolve(), *output.resolve().parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            problems.append(Problem("--output", f"{str(there)!r} is not a folder to write in; give another"))
+    elif unreachable := check_reachable(uri):
+        problems.append(Problem("tracking.uri", unreachable))
+    return problems

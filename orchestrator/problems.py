@@ -1,0 +1,213 @@
+"""Bad input, told well: each problem with its place, the value, the rule and the remedy; all of them at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it stands in the file, and what to do about it."""
+
+    path: str
+    message: str
+
+
+class ConfigError(Exception):
+    """Input that cannot be run, with every problem found in it."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        self.source, self.problems = source, list(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = [f"  {p.path}: {p.message}" if p.path else f"  {p.message}" for p in problems]
+        super().__init__("\n".join([f"{source}: {count}", *lines]))
+
+
+class RunFailed(Exception):
+    """A sweep or trial that could not go on; what had been recorded is on disk."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or what there is to choose from when nothing is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else f"; choose among {', '.join(known)}"
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-4 as the number it looks like and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} stands twice; drop one", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 wants a dot and a sign in an exponent; without this, `lr: 1e-4` is a string.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of each search space that comes with the package."""
+    folder = Path(str(resources.files("search_spaces")))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def find_sweep(file: str) -> Path:
+    """The file meant by a path or by the name of a shipped search space.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    path = Path(file)
+    if path.is_file():
+        return path
+    known = shipped()
+    if path.stem in known and not path.exists() and path.parent.name in {"", "search_spaces"}:
+        return known[path.stem]
+    raise ConfigError(file, [Problem("", f"no such file{did_you_mean(path.stem, known)}")])
+
+
+def require_run_folder(folder: Path) -> None:
+    """Raises ConfigError where there is no sweep."""
+    if not (folder / "sweep.json").is_file():
+        there = (
+            [file.parent.name for file in sorted(folder.parent.glob("*/sweep.json"))] if folder.parent.is_dir() else []
+        )
+        hint = did_you_mean(folder.name, there) if there else "; give the folder that `run` wrote, as in runs/smoke"
+        raise ConfigError(str(folder), [Problem("", f"not a run folder: no sweep.json in it{hint}")])
+
+
+def read_yaml(file: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A sweep file with `path=value` settings laid over it.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, or a setting is not `path=value`.
+    """
+    try:
+        raw = yaml.load(find_sweep(file).read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(file, [Problem("", f"not readable as YAML: {' '.join(str(error).split())}")]) from None
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            file, [Problem("", f"holds {type(raw).__name__}, a sweep file is a mapping: name, trial, space")]
+        )
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise ConfigError("--set", [Problem("", f"{override!r} is not path=value, as in trial.epochs=5")])
+        try:
+            _override(raw, path, yaml.load(text, _Loader))
+        except yaml.YAMLError:
+            raise ConfigError("--set", [Problem(path, f"{text!r} is not readable as YAML; quote it")]) from None
+    return raw
+
+
+_DOTTED = {"space", "objectives", "reference_point", "floors"}
+"""Mappings whose keys are dotted paths themselves."""
+
+
+def _override(raw: dict[str, Any], path: str, value: Any) -> None:
+    """Sets a value in place, at a path whose parts may be dotted keys: space.optim.lr is `optim.lr` in `space`."""
+    parts = path.split(".")
+    node, name = raw, ""
+    while True:
+        joined = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+        key = next((key for key in joined if key in node), joined[0] if name in _DOTTED else parts[0])
+        parts = parts[key.count(".") + 1 :]
+        if not parts:
+            if key == "type" and node.get("type") != value:
+                node.clear()  # what the old variant had means nothing to the new one
+            node[key] = value
+            return
+        if not isinstance(node.get(key), dict):
+            node[key] = {}
+        node, name = node[key], key
+
+
+# -- what pydantic found, in our words ---------------------------------------------------------------------------------
+
+
+def problems_of(error: ValidationError, raw: Mapping[str, Any], model: type[BaseModel]) -> list[Problem]:
+    """Every problem of a validation: place, value, rule, and a remedy."""
+    return [_problem(details, raw, model) for details in error.errors(include_url=False)]
+
+
+def _problem(details: ErrorDetails, raw: Mapping[str, Any], model: type[BaseModel]) -> Problem:
+    location = details["loc"]
+    path = _path(location, raw)
+    value, kind, context = details["input"], details["type"], details.get("ctx", {})
+    if kind == "extra_forbidden":
+        return Problem(path, f"unknown key{did_you_mean(str(location[-1]), _fields(model, location[:-1]))}")
+    if kind == "missing":
+        return Problem(path, "missing; add it")
+    if kind == "union_tag_invalid":
+        tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
+        return Problem(f"{path}.type", f"{context['tag']!r} is not known{did_you_mean(str(context['tag']), tags)}")
+    if kind == "union_tag_not_found":
+        return Problem(path, f"{value!r} has no `type`, which says which variant it is; add it")
+    if kind == "value_error":
+        return Problem(path, str(context["error"]))
+    if kind == "literal_error":
+        words = re.findall(r"'([^']*)'", str(context["expected"]))
+        return Problem(path, f"{value!r} is not allowed{did_you_mean(str(value), words)}")
+    rule = details["msg"].replace("Input should be", "must be").replace("String should", "must")
+    default = _fields(model, location[:-1]).get(str(location[-1])) if location else None
+    remedy = f"; the default is {default.default!r}" if default and not default.is_required() else "; correct it"
+    return Problem(path, f"{value!r} {rule}{remedy}")
+
+
+def _path(location: Sequence[str | int], raw: Any) -> str:
+    """Dotted path as in the file: pydantic's location without the tags of unions."""
+    parts: list[str] = []
+    for index, part in enumerate(location):
+        last = index == len(location) - 1
+        inside = isinstance(raw, Mapping) and part in raw
+        if inside or last or isinstance(part, int):
+            parts.append(str(part))
+        if inside or (isinstance(part, int) and isinstance(raw, Sequence)):
+            raw = raw[part]
+    return ".".join(parts)
+
+
+def _fields(model: type[BaseModel], location: Sequence[str | int]) -> dict[str, FieldInfo]:
+    """The fields that exist at a location: what an unknown key may have meant."""
+    candidates = [model]
+    for part in location:
+        found = [m for m in candidates if part in m.model_fields]
+        if found:
+            candidates = _models(found[0].model_fields[str(part)].annotation)
+        else:  # the tag of a union
+            candidates = [m for m in candidates if "type" in m.model_fields and m.model_fields["type"].default == part]
+    return {name: field for candidate in candidates for name, field in candidate.model_fields.items()}
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Annotated, typing.Union, types.UnionType):
+        return [model for inner in typing.get_args(annotation) for model in _models(inner)]
+    return []

@@ -1,0 +1,315 @@
+"""Composes a sweep from its parts and sees it through: run, resume, and what the driver does when Ray gives up.
+
+Everything that must survive is in the ledger, so a round of trials is always started the same way: searcher, study and
+rungs are made from the ledger, a fresh Tuner runs what is left. `run` on an existing folder, `resume` after a killed
+driver, and the recovery from a crash of the whole Ray run differ only in how the round before them ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import logging
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from orchestrator.cluster import capacity, connect
+from orchestrator.config import SweepConfig
+from orchestrator.ledger import Anchor, Ended, Epoch, Event, Ledger, SweepInfo, write_atomically
+from orchestrator.prepare import PrepareError, prepare_models
+from orchestrator.problems import ConfigError, Problem, RunFailed
+from orchestrator.progress import SweepProgress
+from orchestrator.report import Report, write_report
+from orchestrator.rungs import Rungs
+from orchestrator.schedulers import RungScheduler
+from orchestrator.study import StudySearcher
+from orchestrator.tracking import UI, Tracker, resolve_uri, ui_links
+from orchestrator.worker import TrialFunction, Worker
+from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
+
+CRASHES = 3
+"""Times that the whole Ray run may end under a trial before that trial is given up."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep came out.
+
+    Attributes:
+        folder: The run folder.
+        report: What the report says.
+        ended: `finished`, or `interrupted` by Ctrl-C or SIGTERM.
+        links: Title -> deep link into the MLflow UI.
+        tracked: Whether the tracking server has everything.
+    """
+
+    folder: Path
+    report: Report
+    ended: Literal["finished", "interrupted"]
+    links: dict[str, str]
+    tracked: bool
+
+
+def run_sweep(
+    sweep: SweepConfig,
+    benchmark: Benchmark | None,
+    *,
+    output: Path,
+    source: str = "",
+    trial: TrialFunction | None = None,
+    console: Console | None = None,
+) -> Outcome:
+    """Runs a sweep, or what is left of it.
+
+    Args:
+        sweep: The sweep, checked.
+        benchmark: Its rows; None fetches them.
+        output: Folder of run folders.
+        source: The sweep file's text, for the record.
+        trial: Something else with the signature of `run_trial`, as a surrogate: no model is then prepared.
+        console: Where progress goes.
+
+    Raises:
+        ConfigError: The run folder is another sweep's or in use, the resources are not there, a model is not usable.
+        RunFailed: Ray ended again and again, or the disk is full.
+    """
+    console = console or Console()
+    if benchmark is None:
+        try:
+            benchmark = load_benchmark(sweep.trial.benchmark)
+        except BenchmarkError as error:
+            raise ConfigError("benchmark", [Problem(f"trial.benchmark.{error.field}", str(error))]) from None
+    folder = output.resolve() / sweep.name
+    open_folder(folder, sweep, benchmark, source, output)
+    try:
+        ledger = Ledger(folder)
+    except BlockingIOError:
+        raise ConfigError(
+            str(folder),
+            [Problem("", "another process is running this sweep; wait for it or give `name` another value")],
+        ) from None
+    _log_to(folder / "log.txt")
+    tracker = Tracker(folder)
+    ledger.listen(tracker)
+    ledger.listen(lambda event: _keep_house(folder, ledger, event))
+    ended: Literal["finished", "interrupted"] = "finished"
+    try:
+        with _terminable():
+            if trial is None:
+                _anchors(sweep, ledger, console)
+            if ledger_left(ledger, sweep):
+                _run_rounds(sweep, ledger, folder, sweep.digests(benchmark), trial, console)
+    except KeyboardInterrupt:
+        ended = "interrupted"
+    finally:
+        ray.shutdown()
+        ledger.close()
+        shutil.rmtree(folder / ".ray", ignore_errors=True)
+    links = ui_links(folder, UI)
+    report = write_report(folder, links)
+    return Outcome(folder, report, ended, links, tracker.finish(timeout=60))
+
+
+def ledger_left(ledger: Ledger, sweep: SweepConfig) -> bool:
+    """Whether the budget has trials left."""
+    return len(ledger.records()) < sweep.budget.trials
+
+
+def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: str, output: Path) -> None:
+    """Makes the run folder, or makes sure that an existing one is this sweep's.
+
+    Raises:
+        ConfigError: It is another sweep's, with the fields in which they differ.
+    """
+    data, model = sweep.digests(benchmark)
+    if (folder / "sweep.json").exists():
+        there = SweepInfo.read(folder)
+        if there.fingerprint != sweep.fingerprint(benchmark):
+            raise ConfigError(str(folder), _differences(there, sweep, benchmark))
+        created = there.created
+    else:
+        created = time.time()
+    folder.mkdir(parents=True, exist_ok=True)
+    info = SweepInfo(
+        name=sweep.name,
+        benchmark=sweep.trial.benchmark.name,
+        config=sweep.model_dump(mode="json"),
+        objectives=dict(sweep.objectives),
+        reference_point=sweep.worst(),
+        fingerprint=sweep.fingerprint(benchmark),
+        data=data,
+        model=model,
+        tracking_uri=resolve_uri(output.resolve(), sweep.tracking.uri),
+        git_commit=_git_commit(),
+        versions={name: version(name) for name in ("unlearn-sweep", "torch", "transformers", "peft", "ray", "optuna")},
+        created=created,
+    )
+    write_atomically(folder / "sweep.json", info.model_dump_json(indent=1) + "\n")
+    if source:
+        write_atomically(folder / "sweep.yaml", source)
+
+
+def _differences(there: SweepInfo, sweep: SweepConfig, benchmark: Benchmark) -> list[Problem]:
+    old = flat(SweepConfig.model_validate(there.config).identity(there.data, there.model))
+    new = flat(sweep.identity(*sweep.digests(benchmark)))
+    problems = [
+        Problem(path, f"{new.get(path)!r} here, {old.get(path)!r} in the sweep that lies there")
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    ]
+    return [
+        *problems,
+        Problem("", "the folder holds another sweep; give `name` another value, or --output another folder"),
+    ]
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> leaf of a nested dict."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    return {
+        path: leaf for key, value in tree.items() for path, leaf in flat(value, f"{prefix}.{key}".strip(".")).items()
+    }
+
+
+def _anchors(sweep: SweepConfig, ledger: Ledger, console: Console) -> None:
+    """Models ready and measured: once a sweep, and again where a cached model has gone."""
+    try:
+        measured = prepare_models(sweep.trial, console)
+    except PrepareError as error:
+        raise ConfigError("models", [Problem("trial.model", str(error))]) from None
+    there = {event.name for event in ledger.events if isinstance(event, Anchor)}
+    for name, metrics in measured.items():
+        if name not in there:
+            ledger.append(Anchor(name=name, metrics=metrics))
+
+
+def _run_rounds(
+    sweep: SweepConfig,
+    ledger: Ledger,
+    folder: Path,
+    digests: tuple[str, str],
+    trial: TrialFunction | None,
+    console: Console,
+) -> None:
+    """Runs trials until the budget is used up, again from the ledger each time that Ray gives up."""
+    connect()
+    fits = capacity(sweep.resources)
+    lost: Counter[str] = Counter()
+    with SweepProgress(sweep, console, ledger.events) as progress:
+        ledger.listen(progress)
+        while True:
+            searcher = StudySearcher(sweep, ledger, folder, concurrent=sweep.budget.concurrent or fits, digests=digests)
+            rungs = Rungs(sweep)
+            rungs.replay(ledger.events)
+            cause: BaseException | None = None
+            try:
+                _tuner(sweep, searcher, RungScheduler(rungs), folder, trial).fit()
+            except Exception as error:  # one trial can end the whole run (docs/engines.md): the ledger goes on
+                cause = error
+            if searcher.done:
+                return
+            logger.error("the Ray run ended before the sweep did: %s", cause)
+            running = list(searcher.live.values())
+            lost.update(event.trial_id for event in running)
+            for event in running:
+                if lost[event.trial_id] >= CRASHES:
+                    searcher.end(event, "FAIL", f"the whole Ray run ended {CRASHES} times while it ran: {cause}")
+            if not running or isinstance(cause, OSError):
+                raise RunFailed(f"the Ray run ended: {type(cause).__name__}: {cause}") from cause
+
+
+def _tuner(
+    sweep: SweepConfig,
+    searcher: StudySearcher,
+    scheduler: RungScheduler,
+    folder: Path,
+    trial: TrialFunction | None,
+) -> tune.Tuner:
+    resources = {"cpu": sweep.resources.cpu, "gpu": sweep.resources.gpu}
+    threads = max(1, int(sweep.resources.cpu))
+    return tune.Tuner(
+        tune.with_resources(tune.with_parameters(Worker, trial=trial, threads=threads), resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=lambda ray_trial: f"{ray_trial.config['trial_id']}-{ray_trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name=f"{time.time_ns()}",
+            storage_path=str(folder / ".ray"),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=sweep.resources.retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # `run_trial` writes its own
+        ),
+    )
+
+
+def _keep_house(folder: Path, ledger: Ledger, event: Event) -> None:
+    """When a trial ends: its metrics as a table, and no checkpoint unless it ran to the full budget."""
+    if not isinstance(event, Ended):
+        return
+    place = folder / "trials" / event.trial_id
+    if event.state != "COMPLETE":
+        shutil.rmtree(place / "checkpoint", ignore_errors=True)
+    epochs = [e for e in ledger.events if isinstance(e, Epoch) and e.trial_id == event.trial_id]
+    place.mkdir(parents=True, exist_ok=True)
+    columns = dict.fromkeys(name for epoch in epochs for name in epoch.metrics)
+    with open(place / "metrics.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["epoch", "seconds", *columns])
+        table.writerows([e.epoch, f"{e.seconds:.3f}", *(e.metrics.get(name) for name in columns)] for e in epochs)
+
+
+def _log_to(file: Path) -> None:
+    """Sends the driver's and Ray's log lines to a file: the screen is for results."""
+    handler = logging.FileHandler(file, delay=True, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("ray", "orchestrator"):
+        log = logging.getLogger(name)
+        log.handlers = [handler]
+        log.propagate = False
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, as a cluster sends it before it takes a node away, ends a sweep like Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _git_commit() -> str | None:
+    """Commit of the code that runs, None where it is not a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,85 @@
+"""The Ray trainable: a warm process that runs one trial after another.
+
+Ray reuses the actor, so whatever `trials.models` keeps in memory (target model, reference, encoded benchmark) is there
+for the next trial. A trial that fails is a *result*: `step` reports `failure` and ends it. Only a dead process is
+retried, from the trial's last checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from orchestrator.ledger import write_atomically
+from trials.config import TrialConfig
+
+TrialFunction = Callable[..., Iterator[Any]]
+"""`run_trial`, or anything with its signature that yields things with the fields of an `EpochResult`."""
+
+
+class Worker(tune.Trainable):
+    """Runs `trial` (default: `trials.unlearn.run_trial`) and hands its epochs to Ray."""
+
+    def setup(self, config: dict[str, Any], trial: TrialFunction | None = None, threads: int = 1) -> None:
+        """Called once a process, with its first trial."""
+        if trial is None:
+            import torch  # not before now: the driver imports this module too, and needs no torch
+
+            from trials.unlearn import run_trial
+
+            torch.set_num_threads(threads)
+            trial = run_trial
+        self._trial = trial
+        self._log: logging.Handler | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Called with each further trial."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """One epoch."""
+        try:
+            result = next(self._epochs)
+        except Exception as error:  # whatever goes wrong in a trial is that trial's result and nobody else's
+            logging.getLogger(__name__).error("".join(traceback.format_exception(error)))
+            return self._failure(f"{type(error).__name__}: {error}")
+        for name, value in result.metrics.items():
+            if not math.isfinite(value):
+                return self._failure(f"Diverged: {name} is {value} after epoch {result.epoch}")
+        return {
+            "epoch": result.epoch,
+            "metrics": result.metrics,
+            "seconds": result.seconds,
+            "done": result.last,
+        }
+
+    def cleanup(self) -> None:
+        """Ends the current trial and frees what it held."""
+        if isinstance(self._epochs, Generator):
+            self._epochs.close()
+        if self._log:
+            logging.getLogger().removeHandler(self._log)
+            self._log.close()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        folder = Path(config["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = TrialConfig.model_validate(config["trial"])
+        write_atomically(folder / "trial.json", trial.model_dump_json(indent=1) + "\n")
+        self._log = logging.FileHandler(folder / "log.txt", delay=True, encoding="utf-8")
+        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(self._log)
+        checkpoint = folder / "checkpoint"
+        self._epochs = self._trial(trial, folder=folder, resume_from=checkpoint if checkpoint.exists() else None)
+
+    def _failure(self, message: str) -> dict[str, Any]:
+        return {"epoch": -1, "metrics": {}, "seconds": 0.0, "failure": message, "done": True}

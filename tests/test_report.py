@@ -1,0 +1,445 @@
+"""The report against small ledgers written through `Ledger`, in a folder with a hostile name."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from orchestrator.front import front_of, hypervolume_history, hypervolume_of, knee_of, settings_of, summarise
+from orchestrator.ledger import (
+    Anchor,
+    Ended,
+    Epoch,
+    Ledger,
+    Record,
+    State,
+    Suggested,
+    SweepInfo,
+    read_events,
+    write_atomically,
+)
+from orchestrator.report import write_report
+
+FORGET, RETAIN = "forget.extraction_strength", "retain.extraction_strength"
+OBJECTIVES: dict[str, Literal["min", "max"]] = {FORGET: "min", RETAIN: "max"}
+REFERENCE = {FORGET: 1.0, RETAIN: 0.0}
+BASE = {
+    "loss": {"criterion": {"type": "uniform"}, "forget_coefficient": 1.0},
+    "optim": {"lr": 1e-4},
+    "epochs": 4,
+}
+SPACE = {
+    "loss.criterion": {"one_of": {"satimp": {"beta1": {"float": [0.5, 8]}}, "npo": {"beta": {"float": [0.01, 1]}}}}
+}
+HOSTILE = "</td><script>alert('1')</script> | _x_ *y* `z` $\\alpha [a](b) & 日本\nsecond"
+
+
+class Run:
+    """A run folder under construction: one call, one trial."""
+
+    def __init__(self, tmp_path: Path, **info: Any) -> None:
+        self.folder = tmp_path / 'it\'s a "run" & ünïcode'
+        self.folder.mkdir()
+        settings: dict[str, Any] = {
+            "name": "criteria",
+            "benchmark": "authors",
+            "config": {"trial": BASE, "space": SPACE, "sampler": {"type": "tpe", "seed": 11}},
+            "objectives": OBJECTIVES,
+            "reference_point": REFERENCE,
+            "fingerprint": "feedfacefeedface",
+            "data": "da7ada7ada7ada7a",
+            "model": "0de10de10de10de1",
+            "tracking_uri": "sqlite:///mlflow.db",
+            "git_commit": None,
+            "versions": {"python": "3.11.9"},
+            "created": 0.0,
+        }
+        sweep = SweepInfo(**(settings | info))
+        write_atomically(self.folder / "sweep.json", sweep.model_dump_json())
+        self.ledger = Ledger(self.folder)
+        self.objectives = list(sweep.objectives)
+
+    def anchor(self, name: Literal["target", "retain"], *values: float, **others: float) -> None:
+        metrics = dict(zip(self.objectives, values, strict=False)) | _dotted(others)
+        self.ledger.append(Anchor(at=0.0, name=name, metrics=metrics))
+
+    def trial(
+        self,
+        *values: float,
+        state: State | None = "COMPLETE",
+        label: str | None = None,
+        params: dict[str, Any] | None = None,
+        failure: str | None = None,
+        **others: Any,
+    ) -> None:
+        """A trial with these objectives at its last epoch: the fourth, or the second if it was stopped."""
+        number = sum(isinstance(event, Suggested) for event in self.ledger.events)
+        trial_id, last = f"{number:05d}", 4 if state == "COMPLETE" else 2
+        config = others.pop("config", BASE)
+        self.ledger.append(
+            Suggested(
+                at=1.0 * number,
+                trial_id=trial_id,
+                number=number,
+                label=label,
+                params={"loss.criterion.type": "uniform"} if params is None else params,
+                config=config,
+                fingerprint="f" * 16,
+                seed=5,
+            )
+        )
+        metrics = dict(zip(self.objectives, values, strict=False)) | _dotted(others)
+        for epoch in range(1, last + 1):
+            self.ledger.append(Epoch(at=0.0, trial_id=trial_id, epoch=epoch, metrics=metrics, seconds=10.0))
+        if state is not None:
+            self.ledger.append(Ended(at=0.0, trial_id=trial_id, state=state, epoch=last, failure=failure))
+
+    def texts(self) -> tuple[str, str]:
+        """Markdown and visible HTML of the report, each with its white space made single."""
+        write_report(self.folder)
+        page = _Page()
+        page.feed((self.folder / "report.html").read_text(encoding="utf-8"))
+        return " ".join((self.folder / "report.md").read_text(encoding="utf-8").split()), page.text
+
+
+class _Page(HTMLParser):
+    """Tags, attributes and visible text of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self._text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self._text.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self._text).split())
+
+
+def _dotted(others: dict[str, float]) -> dict[str, float]:
+    return {name.replace("__", "."): value for name, value in others.items()}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+@pytest.fixture
+def full(run: Run) -> Run:
+    """Three on the front (00000, 00002, 00003), one dominated, one stopped, two failed, one running."""
+    run.anchor("target", 0.95, 0.96)
+    run.anchor("retain", 0.1, 0.9, forget__nll=2.0)
+    run.trial(0.6, 0.9, label="gradient_ascent", forget__nll=0.5)
+    run.trial(0.7, 0.5, label="wga", forget__nll=0.4)
+    run.trial(0.2, 0.8, params={"loss.criterion.type": "satimp", "loss.criterion.beta1": 2.5e-05}, forget__nll=1.9)
+    run.trial(0.05, 0.1, params={"loss.criterion.type": "npo", "loss.criterion.beta": 0.1}, forget__nll=3.0)
+    run.trial(0.01, 0.95, state="PRUNED")
+    run.trial(0.5, 0.5, state="FAIL", failure="loss is NaN\nTraceback: ...")
+    run.trial(0.5, 0.5, state="FAIL", failure="loss is NaN\nanother")
+    run.trial(0.5, 0.5, state=None)
+    return run
+
+
+def test_only_full_budget_trials_enter_the_front_sorted_by_the_first_objective(full: Run) -> None:
+    report = write_report(full.folder)
+    assert [record.trial_id for record in report.front] == ["00003", "00002", "00000"]
+    assert report.knee is not None
+    assert report.knee.trial_id == "00002"
+    assert report.counts == {"COMPLETE": 4, "PRUNED": 1, "FAIL": 2}
+    assert report.failures == {"loss is NaN": 2}
+
+
+def test_hypervolume_is_the_area_of_the_steps(full: Run) -> None:
+    # From forget 0.05 to 0.2 at retain 0.1, to 0.6 at 0.8, to the reference 1 at 0.9.
+    expected = 0.15 * 0.1 + 0.4 * 0.8 + 0.4 * 0.9
+    assert write_report(full.folder).hypervolume == pytest.approx(expected)
+    found = full.ledger.records()
+    assert hypervolume_of(found, OBJECTIVES, REFERENCE) == pytest.approx(expected)
+    history = hypervolume_history(found, OBJECTIVES, REFERENCE)
+    each = [hypervolume_of(found[: count + 1], OBJECTIVES, REFERENCE) for count in range(len(found))]
+    assert history == pytest.approx(each)
+    assert [float(row["hypervolume"]) for row in _rows(full.folder / "figures/hypervolume.csv")] == history
+
+
+def test_all_files_of_the_contract_are_written(full: Run) -> None:
+    report = write_report(full.folder)
+    assert {str(path.relative_to(full.folder)) for path in report.files} == {
+        "front.csv",
+        "front.json",
+        "report.md",
+        "report.html",
+        "figures/front.png",
+        "figures/front.csv",
+        "figures/hypervolume.png",
+        "figures/hypervolume.csv",
+    }
+    assert all(path.stat().st_size > 0 for path in report.files)
+
+
+def test_the_same_records_give_the_same_bytes(full: Run) -> None:
+    first = {path: path.read_bytes() for path in write_report(full.folder).files}
+    assert {path: path.read_bytes() for path in write_report(full.folder).files} == first
+
+
+def test_front_csv_and_json_hold_exact_values_and_blank_cells_where_a_parameter_does_not_exist(
+    full: Run,
+) -> None:
+    write_report(full.folder)
+    rows = _rows(full.folder / "front.csv")
+    assert [row["trial_id"] for row in rows] == ["00003", "00002", "00000"]
+    assert [row["knee"] for row in rows] == ["false", "true", "false"]
+    assert [row["loss.criterion.beta1"] for row in rows] == ["", "2.5e-05", ""]
+    assert float(rows[1][FORGET]) == 0.2
+    document = json.loads((full.folder / "front.json").read_text(encoding="utf-8"))
+    assert document["knee"] == "00002"
+    assert document["reference_point"] == REFERENCE
+    assert document["front"][2]["label"] == "gradient_ascent"
+    assert document["anchors"]["target"] == {FORGET: 0.95, RETAIN: 0.96}
+
+
+def test_the_figure_has_its_data_beside_it(full: Run) -> None:
+    write_report(full.folder)
+    rows = _rows(full.folder / "figures/front.csv")
+    groups = {row["name"]: row["group"] for row in rows}
+    assert groups == {
+        "00000": "front",
+        "00001": "dominated",
+        "00002": "front",
+        "00003": "front",
+        "00004": "pruned",
+        "target model": "target",
+        "retain model": "retain",
+    }
+    assert [row["letter"] for row in rows if row["label"]] == ["A", "B"]
+
+
+def test_the_words_claim_no_more_than_one_seed_each(full: Run) -> None:
+    for text in full.texts():
+        assert (
+            "3 trials are non-dominated among the 4 full-budget trials of this sweep, one seed each. "
+            "Neighbours on the front may differ by seed noise only." in text
+        )
+
+
+def test_epochs_spent_and_saved_are_counted(full: Run) -> None:
+    summary = summarise(SweepInfo.read(full.folder), read_events(full.folder))
+    # Four trials of 4 epochs and four of 2; the stopped one had 2 left; 5 trials of 4 did not fail.
+    assert (summary.epochs_spent, summary.epochs_saved, summary.epochs_full) == (24, 2, 20)
+    for text in full.texts():
+        assert "saved 2 of the 20 epochs that trials without failure take at full budget (10%)" in text
+        assert "1 trial was suggested and not ended" in text
+
+
+def test_the_knee_is_named_with_settings_to_paste(full: Run) -> None:
+    write_report(full.folder)
+    text = (full.folder / "report.md").read_text(encoding="utf-8")
+    assert "Trial 00002 is the knee" in text
+    block = re.search(r"```\n(.*?)\n```", text, flags=re.DOTALL)
+    assert block is not None
+    printed = subprocess.run(["bash", "-c", f"printf '%s\\n' {block[1]}"], capture_output=True, text=True, check=True)
+    words = printed.stdout.splitlines()
+    assert words[::2] == ["--set", "--set"]
+    settings = dict(word.split("=", 1) for word in words[1::2])
+    assert {path: yaml.safe_load(value) for path, value in settings.items()} == {
+        "trial.loss.criterion.type": "satimp",
+        "trial.loss.criterion.beta1": 2.5e-05,
+    }
+
+
+def test_settings_of_a_published_setting_include_what_lies_outside_of_the_space(run: Run) -> None:
+    config = {**BASE, "loss": {"forget_coefficient": 0.125, "criterion": {"beta": 4.5, "type": "simnpo"}}}
+    run.trial(0.1, 0.9, label="simnpo_tofu10", params={}, config=config)
+    suggested = next(event for event in run.ledger.events if isinstance(event, Suggested))
+    settings = settings_of(run.ledger.records()[0], suggested, BASE)
+    assert list(settings.items()) == [
+        ("loss.criterion.type", "simnpo"),
+        ("loss.forget_coefficient", 0.125),
+        ("loss.criterion.beta", 4.5),
+    ]
+
+
+def test_published_settings_are_placed_against_the_front(full: Run) -> None:
+    full.trial(0.3, 0.7, state="FAIL", label="npo_ou", failure="out of memory")
+    write_report(full.folder)
+    lines = (full.folder / "report.md").read_text(encoding="utf-8").splitlines()
+    table = {line.split(" | ")[0]: line for line in lines if re.match(r"\| (gradient_ascent|wga|npo_ou) ", line)}
+    assert "| 00000 | COMPLETE | 0.6 | 0.9 | on the front | GA: uniform weights" in table["| gradient_ascent"]
+    assert "| COMPLETE | 0.7 | 0.5 | dominated by 00002, 00000 | WGA" in table["| wga"]
+    assert "| FAIL | 0.3 | 0.7 | not a candidate | NPO" in table["| npo_ou"]
+    # 0.4 x 0.9 for the one that counts: the other is dominated by it.
+    assert "the published settings alone span a hypervolume of 0.36, all full-budget" in " ".join(lines)
+
+
+def test_what_goes_beyond_the_retain_model_is_said(full: Run) -> None:
+    for text in full.texts():
+        assert f"below the retain model's own {FORGET} of 0.1: 00003 (below a model" in text
+        assert "above the retain model's own forget.nll of 2: 00003 (over-forgotten" in text
+
+
+def test_without_a_retain_model_over_forgetting_is_not_judged(run: Run) -> None:
+    run.trial(0.1, 0.9)
+    assert all("The retain model was not evaluated" in text for text in run.texts())
+
+
+def test_without_any_full_budget_trial_the_report_says_so(run: Run) -> None:
+    run.trial(0.3, 0.7, state="PRUNED")
+    report = write_report(run.folder)
+    assert (report.front, report.knee, report.hypervolume) == ([], None, 0.0)
+    assert _rows(run.folder / "front.csv") == []
+    assert all("There is no front" in text and "is the knee" not in text for text in run.texts())
+
+
+def test_a_sweep_of_which_nothing_has_ended_has_a_report(run: Run) -> None:
+    report = write_report(run.folder)
+    assert report.counts == {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0}
+    assert all("0 trials have ended" in text for text in run.texts())
+
+
+def test_a_complete_trial_without_an_objective_is_left_out_and_counted(run: Run) -> None:
+    run.trial(0.5, 0.5)
+    run.trial(0.1)
+    assert [record.trial_id for record in write_report(run.folder).front] == ["00000"]
+    assert all("1 more reached the full budget without all objectives" in text for text in run.texts())
+
+
+def test_one_objective_has_its_best_trial_as_front_and_knee(tmp_path: Path) -> None:
+    run = Run(tmp_path, objectives={"forget.nll": "max"}, reference_point={"forget.nll": 0.0})
+    run.anchor("retain", 2.0)
+    run.trial(1.0)
+    run.trial(3.0, label="wga")
+    report = write_report(run.folder)
+    assert [record.trial_id for record in report.front] == ["00001"]
+    assert report.knee == report.front[0]
+    assert report.hypervolume == 3.0
+
+
+@pytest.mark.parametrize("others", [{"general.nll": "min"}, {"general.nll": "min", "holdout.nll": "min"}])
+def test_more_objectives_make_a_panel_for_each_pair(tmp_path: Path, others: dict[str, str]) -> None:
+    run = Run(tmp_path, objectives=OBJECTIVES | others, reference_point=REFERENCE | dict.fromkeys(others, 4.0))
+    run.trial(0.5, 0.5, 2.0, 1.0, label="wga")
+    run.trial(0.9, 0.4, 1.0, 1.0)
+    run.trial(0.9, 0.4, 2.0, 1.0)
+    report = write_report(run.folder)
+    assert [record.trial_id for record in report.front] == ["00000", "00001"]
+    png = (run.folder / "figures/front.png").read_bytes()
+    width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
+    # Three pairs stand in a row, six in two.
+    assert (width > 2 * height) == (len(others) == 1)
+
+
+def test_no_name_or_label_becomes_markup(tmp_path: Path) -> None:
+    run = Run(tmp_path, name=HOSTILE, benchmark=HOSTILE, versions={HOSTILE: HOSTILE})
+    run.anchor("retain", 0.1, 0.9)
+    run.trial(0.2, 0.8, label=HOSTILE, params={"loss.criterion.type": HOSTILE})
+    run.trial(0.1, 0.8, state="FAIL", failure=HOSTILE)
+    write_report(run.folder, {HOSTILE: "javascript:alert(1)", "fine": "http://127.0.0.1/?a=<b>&c=`d`) e"})
+    page, rendered = _Page(), _Page()
+    page.feed((run.folder / "report.html").read_text(encoding="utf-8"))
+    text = (run.folder / "report.md").read_text(encoding="utf-8")
+    rendered.feed(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
+    for found in (page, rendered):
+        assert not {"script", "em", "b"} & set(found.tags)
+        assert "javascript" not in "".join(value for _, value in found.attributes)
+        assert sum(name == "href" for name, _ in found.attributes) == 1
+        assert found.text.count("<script>alert('1')</script>") >= 7
+        assert found.text.count("_x_ *y* `z` $\\alpha [a](b) & 日本") >= 7
+    assert page.tags.count("td") == rendered.tags.count("td")
+
+
+def test_the_page_needs_nothing_from_outside(full: Run) -> None:
+    write_report(full.folder)
+    page = _Page()
+    page.feed((full.folder / "report.html").read_text(encoding="utf-8"))
+    sources = [value for name, value in page.attributes if name == "src"]
+    pictures = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in sources]
+    assert pictures == [(full.folder / f"figures/{name}.png").read_bytes() for name in ("front", "hypervolume")]
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert not [value for name, value in page.attributes if name == "href"]
+
+
+def test_links_are_rendered_under_their_titles(full: Run) -> None:
+    write_report(full.folder, {"All trials": "http://127.0.0.1:5000/#/experiments/1"})
+    assert "[All trials](<http://127.0.0.1:5000/#/experiments/1>)" in (full.folder / "report.md").read_text("utf-8")
+    assert '<a href="http://127.0.0.1:5000/#/experiments/1"' in (full.folder / "report.html").read_text("utf-8")
+
+
+def test_provenance_is_told(full: Run) -> None:
+    for text in full.texts():
+        for told in (
+            "feedfacefeedface",
+            "da7ada7ada7ada7a",
+            "0de10de10de10de1",
+            "1970-01-01 00:00 UTC",
+            "3.11.9",
+        ):
+            assert told in text
+
+
+def test_the_space_is_a_table_with_its_conditions(full: Run) -> None:
+    write_report(full.folder)
+    text = (full.folder / "report.md").read_text(encoding="utf-8")
+    assert "| loss.criterion.beta1 | 0.5 .. 8 | loss.criterion.type: satimp |" in text
+
+
+def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"sweep\.json"):
+        write_report(tmp_path)
+
+
+def test_equal_trials_are_on_the_front_together_and_a_value_that_is_no_number_keeps_a_trial_off() -> None:
+    def record(trial_id: str, forget: float, state: State = "COMPLETE") -> Record:
+        return Record(
+            trial_id=trial_id,
+            state=state,
+            epoch=1,
+            label=None,
+            params={},
+            metrics={FORGET: forget, RETAIN: 0.5},
+            fingerprint="",
+            seed=0,
+            failure=None,
+            started=0.0,
+            seconds=1.0,
+        )
+
+    found = [record("b", 0.5), record("a", 0.5), record("c", math.nan), record("d", 0.1, "PRUNED")]
+    assert [r.trial_id for r in front_of(found, OBJECTIVES)] == ["a", "b"]
+    assert knee_of([], OBJECTIVES) is None
+    with pytest.raises(ValueError, match="no objective"):
+        hypervolume_of(found, OBJECTIVES, {FORGET: 1.0})
+
+
+def test_what_the_driver_uses_live_imports_neither_matplotlib_nor_an_engine() -> None:
+    code = (
+        "import sys, orchestrator.front\n"
+        "print([m for m in ('matplotlib', 'torch', 'ray', 'optuna', 'mlflow') if m in sys.modules])\n"
+        "import orchestrator.report\n"
+        "print([m for m in ('matplotlib.pyplot', 'torch', 'ray', 'optuna', 'mlflow') if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"]

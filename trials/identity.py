@@ -1,0 +1,72 @@
+"""Digests: the same number can be had again where these agree.
+
+What bears identity goes in: settings, contents of data and model, recipes. Where a run happens to find things (paths,
+devices, worker counts) stays out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from trials.config import ModelConfig, TrialConfig
+
+RECIPE = 1
+"""Raise it when the training of tiny models, the prompt or the tokenisation changes: cached models are then new."""
+
+
+def digest(value: Any) -> str:
+    """Sixteen hex digits that name a JSON value: the same on every machine, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def model_digest(model: ModelConfig, *, data: str, which: str = "target") -> str:
+    """Name of the target model, or of the retain model, by what it is made of.
+
+    A model that we train is its recipe and its data. A local folder is its files: the small ones by content, a large
+    one by size and its first and last MiB, since reading all of a 70B model would take minutes. A hub id is itself
+    with its revision.
+
+    Args:
+        model: The settings.
+        data: Digest of the benchmark's rows.
+        which: `target` or `retain`.
+    """
+    path = model.path if which == "target" else model.retain_path
+    if model.path is None:
+        return digest({"recipe": RECIPE, "tiny": model.tiny.model_dump(mode="json"), "data": data, "which": which})
+    folder = Path(path or model.path).expanduser()
+    if not folder.is_dir():
+        return digest({"hub": path, "revision": model.revision})
+    files = sorted(file for file in folder.iterdir() if file.suffix in {".json", ".safetensors", ".txt", ".model"})
+    return digest({file.name: _file_digest(file) for file in files})
+
+
+def fingerprint(config: TrialConfig, *, data: str, model: str) -> str:
+    """Identity of a trial: its settings, with digests of data and model in the place of paths and devices.
+
+    Args:
+        config: The trial.
+        data: Digest of the benchmark's rows.
+        model: Digest of the target model.
+    """
+    settings = config.model_dump(mode="json")
+    settings["benchmark"] = data
+    settings["model"] = {
+        "digest": model,
+        "dtype": config.model.dtype,
+        "adapter": settings["model"]["adapter"],
+    }
+    return digest(settings)
+
+
+def _file_digest(file: Path) -> list[Any]:
+    size, edge = file.stat().st_size, 1 << 20
+    with open(file, "rb") as stream:
+        head = stream.read(edge)
+        stream.seek(max(size - edge, 0))
+        tail = stream.read(edge)
+    return [size, hashlib.sha256(head + tail).hexdigest()]
