@@ -119,7 +119,7 @@ def show_plan(sweep: SweepConfig, plan: Plan, console: Console) -> None:
     console.print(f"{sweep.budget.trials} trials, at once: {at_once}, seed {sweep.sampler.seed} ({sweep.sampler.type})")
     saved = 1 - plan.epochs_expected / plan.epochs_at_most
     console.print(
-        f"epochs: {plan.epochs_at_most} at most, about {plan.epochs_expected:.0f} expected, {saved:.0%} saved by stopping"
+        f"epochs: {plan.epochs_at_most} at most, about {plan.epochs_expected:.0f} expected ({saved:.0%} saved)"
     )
     if plan.hours is not None:
         console.print(

@@ -52,15 +52,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Metric, Run
 
+UI = "http://127.0.0.1:5000"
+"""Where `unlearn-sweep ui` serves the UI, unless told otherwise."""
+
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # MLflow takes 1000 entities a batch, of which 100 parameters and 100 tags.
 _METRICS, _PARAMS, _TAGS = 800, 100, 100
-UI = "http://127.0.0.1:5000"
-"""Where `unlearn-sweep ui` serves the UI, unless told otherwise."""
-
 _PARAM_VALUE, _TAG_VALUE, _KEY = 6000, 5000, 250
 _INTERVAL, _LONGEST_PAUSE, _PATIENCE = 1.0, 60.0, 3
 _TEXTS = ("sweep.yaml", "sweep.json", "report.md", "report.html", "front.csv", "front.json")
@@ -364,7 +364,7 @@ class _Store:
 
     def _flush_trial(self, trial_id: str, events: Sequence[Event]) -> None:
         trial = next(e for e in self._events[trial_id] if isinstance(e, Suggested))
-        ended = next((e for e in events if isinstance(e, Ended)), None)
+        ended = next((e for e in reversed(events) if isinstance(e, Ended)), None)
         child = self.children.get(trial_id)
         if child and ended and child.sealed == (ended.state, str(ended.epoch)):
             return

@@ -111,7 +111,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def page(link: str, profile: Path, texts: list[str]) -> str:
-    """The DOM of a page once its scripts have run; loaded again while a text is missing, as machines are slow."""
+    """The DOM of a page once its scripts have run; loaded again while a text is missing."""
     assert CHROMIUM is not None
     switches = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
     switches += " --disable-component-update --disable-sync --window-size=1700,1300"

@@ -28,12 +28,12 @@ class AuthorsConfig(Frozen):
     """Fictitious authors written by our own seeded code (`trials/authors.py`): no download."""
 
     type: Literal["authors"] = "authors"
-    authors: int = Field(20, ge=2, description="retain and forget authors together")
-    forget_authors: PositiveInt = 2
+    authors: int = Field(16, ge=2, description="retain and forget authors together")
+    forget_authors: PositiveInt = 4
     holdout_authors: PositiveInt = 2
     questions: PositiveInt = Field(14, description="rows per author")
-    general: PositiveInt = Field(60, description="general-knowledge rows")
-    retain_pool: PositiveInt = Field(70, description="retain rows the unlearner may replay; retain.* uses others")
+    general: PositiveInt = Field(50, description="general-knowledge rows")
+    retain_pool: PositiveInt = Field(84, description="retain rows the unlearner may replay; retain.* uses others")
     seed: Seed = 0
 
     @property
@@ -77,13 +77,13 @@ class TinyConfig(Frozen):
     Defaults and what was tried: docs/tiny-model.md.
     """
 
-    vocab_size: int = Field(2048, ge=300)
+    vocab_size: int = Field(1536, ge=300)
     hidden_size: PositiveInt = 96
     layers: PositiveInt = 2
     heads: PositiveInt = 4
-    intermediate_size: PositiveInt = 384
+    intermediate_size: PositiveInt = 256
     init_std: PositiveFloat = 0.05
-    epochs: PositiveInt = 14
+    epochs: PositiveInt = 20
     batch_size: PositiveInt = 16
     lr: PositiveFloat = 5e-3
     warmup: float = Field(0.25, ge=0, lt=1, description="share of the steps; then linear to 0")
@@ -169,7 +169,7 @@ class LossConfig(Frozen):
 class OptimConfig(Frozen):
     """AdamW over steps of `batch_size` forget rows, each with one retain partner."""
 
-    lr: float = Field(5e-4, gt=0, le=10)
+    lr: float = Field(3e-4, gt=0, le=10)
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(0.0, ge=0)
     clip: PositiveFloat | None = Field(None, description="gradient norm; null: no clipping")
