@@ -125,7 +125,7 @@ def report(folder: Folder) -> None:
     """
     from orchestrator.problems import require_run_folder
     from orchestrator.report import write_report
-    from orchestrator.tracking import UI, ui_links
+    from orchestrator.ui import UI, ui_links
 
     require_run_folder(folder)
     write_report(folder, ui_links(folder, UI))
@@ -154,7 +154,7 @@ def ui(
 
     Example: `unlearn-sweep ui runs --port 5000`
     """
-    from orchestrator.tracking import serve_ui
+    from orchestrator.ui import serve_ui
 
     raise typer.Exit(serve_ui(output, port))
 

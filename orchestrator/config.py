@@ -24,7 +24,7 @@ from orchestrator.problems import (
     read_yaml,
     require_run_folder,
 )
-from orchestrator.tracking import check_reachable, resolve_uri
+from orchestrator.tracking_uri import check_reachable, resolve_uri
 from search_spaces.space import SearchSpace, SpaceError, with_paths
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
 from trials.config import PRESETS, Frozen, Seed, TrialConfig

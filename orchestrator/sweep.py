@@ -35,7 +35,9 @@ from orchestrator.report import Report, write_report
 from orchestrator.rungs import Rungs
 from orchestrator.schedulers import RungScheduler
 from orchestrator.study import StudySearcher
-from orchestrator.tracking import UI, Tracker, resolve_uri, ui_links
+from orchestrator.tracking import Tracker
+from orchestrator.tracking_uri import TrackingError, resolve_uri
+from orchestrator.ui import UI, ui_links
 from orchestrator.worker import TrialFunction, Worker
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
 
@@ -119,7 +121,10 @@ def run_sweep(
         ray.shutdown()
         ledger.close()
         shutil.rmtree(folder / ".ray", ignore_errors=True)
-    links = ui_links(folder, UI)
+    links = {}
+    if tracker.flush(timeout=60):
+        with contextlib.suppress(TrackingError):  # the store went away just now: the report does without links
+            links = ui_links(folder, UI)
     report = write_report(folder, links)
     return Outcome(folder, report, ended, links, tracker.finish(timeout=60))
 

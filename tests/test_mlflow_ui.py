@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.ledger import Ended, Epoch, Ledger, Suggested, SweepInfo
-from orchestrator.tracking import resolve_uri, sync
+from orchestrator.tracking import sync
+from orchestrator.tracking_uri import resolve_uri
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -27,7 +28,7 @@ pytestmark = [
 SERVE = """
 import sys
 from pathlib import Path
-from orchestrator.tracking import serve_ui
+from orchestrator.ui import serve_ui
 sys.exit(serve_ui(Path(sys.argv[1]), int(sys.argv[2])))
 """
 

@@ -11,18 +11,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.ledger import Anchor, Ended, Epoch, Event, Ledger, Suggested, SweepInfo, read_events
-from orchestrator.tracking import (
-    Tracker,
-    TrackingError,
-    _Store,
-    _uri_of,
-    check_reachable,
-    redacted,
-    resolve_uri,
-    serve_ui,
-    sync,
-    ui_links,
-)
+from orchestrator.mlflow_store import Store
+from orchestrator.tracking import Tracker, sync
+from orchestrator.tracking_uri import TrackingError, check_reachable, redacted, resolve_uri, uri_of
+from orchestrator.ui import serve_ui, ui_links
 
 # MLflow's tables use an option of SQLAlchemy that 2.1 is to drop; its first use of a database takes seconds.
 pytestmark = [
@@ -289,7 +281,7 @@ class Dying:
 def test_whichever_call_is_the_last_the_rest_is_sent_once(output: Path, synced: Path, calls: int) -> None:
     folder = make_folder(output, f"dies after {calls} calls")
     write(folder, four_trials())
-    store = _Store(folder, resolve_uri(output, None))
+    store = Store(folder, resolve_uri(output, None))
     store.client = Dying(store.client, calls)  # type: ignore[assignment]
     for event in read_events(folder):
         store.take(event)
@@ -317,9 +309,9 @@ def test_more_than_a_batch_of_points_and_parameters_is_sent_whole(output: Path) 
 
 def test_a_moved_output_folder_takes_its_records_along(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "new", "moved", tracking_uri=resolve_uri(tmp_path / "old", None))
-    assert _uri_of(folder) == resolve_uri(tmp_path / "new", None)
+    assert uri_of(folder) == resolve_uri(tmp_path / "new", None)
     (tmp_path / "old").mkdir()
-    assert _uri_of(folder) == resolve_uri(tmp_path / "old", None)
+    assert uri_of(folder) == resolve_uri(tmp_path / "old", None)
 
 
 def test_a_resumed_tracker_sends_what_the_ledger_already_had(output: Path, synced: Path) -> None:
@@ -469,7 +461,7 @@ def test_a_relative_output_folder_gives_an_absolute_uri(tmp_path: Path, monkeypa
         ("mlruns", "a folder, which MLflow 3 refuses; write sqlite"),
         ("sqlite://", "names no file"),
         ("sqlite:////does/not/exist/mlflow.db", "does not exist, and sqlite makes none; make it"),
-        ("sqlite:////tmp/a?b/mlflow.db", "which no sqlite URI can carry"),
+        ("sqlite:////some/a?b/mlflow.db", "which no sqlite URI can carry"),
         (f"http://user:{SECRET}@127.0.0.1:notaport", "does not answer"),
     ],
 )

@@ -1,0 +1,164 @@
+"""The MLflow UI of an output folder, on 127.0.0.1, with links that lead straight to a sweep's trials and front."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.front import front_of
+from orchestrator.ledger import SweepInfo, read_events, records
+from orchestrator.mlflow_store import charted, client_of, metric_key, runs_of, sweep_tag
+from orchestrator.tracking_uri import TrackingError, recorded_uri, redacted, refusal, require_store, resolve_uri, uri_of
+
+UI = "http://127.0.0.1:5000"
+"""Where `unlearn-sweep ui` serves the UI, unless told otherwise."""
+
+
+def ui_links(folder: Path, base: str, uri: str | None = None) -> dict[str, str]:
+    """Deep links into the MLflow UI for one sweep.
+
+    The plain list of an experiment shows parents only, with their trials folded away, and sorting by a metric
+    unfolds it: "all trials" is sorted by the first objective, with charts of the first ten; "front compared"
+    draws the front's trials in parallel coordinates; "sweep" is the parent run with its charts.
+
+    Args:
+        folder: The run folder.
+        base: Address of the UI, say `http://127.0.0.1:5000`.
+        uri: The store; by default that of the sweep, see `resolve_uri`.
+
+    Raises:
+        TrackingError: The store cannot be reached or has no such sweep.
+    """
+    uri, info = uri or uri_of(folder), SweepInfo.read(folder)
+    require_store(uri)
+    try:
+        client, sweep = client_of(uri), sweep_tag(info)
+        experiment = client.get_experiment_by_name(info.benchmark)
+        runs = list(runs_of(client, experiment.experiment_id, sweep)) if experiment else []
+    except Exception as error:  # MLflow lets through what requests, SQLAlchemy and alembic raise
+        raise TrackingError(refusal(uri, folder, error)) from None
+    parent = next((run.info.run_id for run in runs if "trial_id" not in run.data.tags), None)
+    if experiment is None or parent is None:
+        raise TrackingError(
+            f"store {redacted(uri)!r} has no sweep {info.name!r}; send it with `unlearn-sweep sync {str(folder)!r}`"
+        )
+    front = {record.trial_id for record in front_of(records(read_events(folder)), info.objectives)}
+    members = [run.info.run_id for run in runs if run.data.tags.get("trial_id") in front]
+    objective, direction = next(iter(info.objectives.items()))
+    # The UI opens on its pages for language model applications unless told that these are training runs.
+    kind = {"workflowType": "machine_learning"}
+    listed = kind | {
+        "compareRunsMode": "CHART",
+        "searchFilter": f"tags.sweep = '{sweep}'",
+        "orderByKey": f"metrics.`{metric_key(charted(objective))}`",
+        "orderByAsc": "true" if direction == "min" else "false",
+    }
+    # `runs` goes first: the page of comparisons looks for it there.
+    compared = {"runs": json.dumps(members), "experiments": json.dumps([experiment.experiment_id])} | kind
+    home = f"{base.rstrip('/')}/#"
+    runs_page = f"{home}/experiments/{experiment.experiment_id}/runs"
+    links = {"all trials": f"{runs_page}?{_query(listed)}"}
+    if len(members) > 1:
+        links["front compared"] = f"{home}/compare-runs?{_query(compared)}"
+    return links | {"sweep": f"{runs_page}/{parent}/model-metrics?{_query(kind)}"}
+
+
+def _query(values: Mapping[str, str]) -> str:
+    return urllib.parse.urlencode(values, quote_via=urllib.parse.quote)
+
+
+def serve_ui(output: Path, port: int) -> int:
+    """Serves the MLflow UI of an output folder on 127.0.0.1 until Ctrl-C, and prints links for each sweep.
+
+    The store is that of the newest sweep; where it is a server already, only links into its UI are printed.
+
+    Returns:
+        Exit code: 0 after Ctrl-C, else that of the server.
+
+    Raises:
+        TrackingError: The store cannot be used, or the port is taken.
+    """
+    sweeps = [SweepInfo.read(path.parent) for path in output.glob("*/sweep.json")]
+    newest = max(sweeps, key=lambda info: info.created, default=None)
+    uri = resolve_uri(output, recorded_uri(newest) if newest else None)
+    require_store(uri)
+    if uri.startswith(("http:", "https:")):
+        _print_links(output, redacted(uri).replace("***@", ""), uri)
+        return 0
+    _require_port(port)
+    # Through the environment: an argument would show a password of the URI to everyone on the machine.
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONWARNINGS": "ignore",
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,
+    }
+    options = f"--host 127.0.0.1 --port {port} --workers 1".split()
+    command = [sys.executable, "-m", "mlflow", "server", *options, "--uvicorn-opts", "--log-level warning"]
+    base = f"http://127.0.0.1:{port}"
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server = subprocess.Popen(command, env=environment, cwd=output, start_new_session=True)
+    try:
+        if _answers(server, base):
+            _print_links(output, base, base)
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        _end(server)
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _require_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise TrackingError(
+                f"port {port} cannot be used ({error.strerror}); take another one with --port"
+            ) from None
+
+
+def _answers(server: subprocess.Popen[bytes], base: str) -> bool:
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{base}/health", timeout=2.0):
+                return True
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    return False
+
+
+def _print_links(output: Path, base: str, uri: str) -> None:
+    print(f"MLflow UI: {base}", flush=True)
+    for path in sorted(output.glob("*/sweep.json")):
+        try:
+            links = ui_links(path.parent, base, uri)
+        except TrackingError as error:
+            print(f"{path.parent.name}: {error}", flush=True)
+            continue
+        print("\n".join([path.parent.name, *(f"  {name}: {link}" for name, link in links.items())]), flush=True)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    # The server has children: the whole group goes, and what is slow to (20 s were seen) is not waited for.
+    for kill in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, kill)
+            server.wait(5.0)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
