@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: .venv/.installed
 	$(BIN)/unlearn-sweep run search_spaces/smoke.yaml
@@ -17,6 +17,9 @@ lint: .venv/.installed-test
 
 bench: .venv/.installed-test
 	$(BIN)/python -m pytest tests/bench --bench
+
+docs: .venv/.installed
+	$(BIN)/python -m orchestrator.reference > docs/reference.md
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info

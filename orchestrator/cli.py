@@ -53,10 +53,13 @@ def run(file: File, settings: Set = None, output: Output = Path("runs")) -> None
     Examples: `unlearn-sweep run smoke`, or
     `unlearn-sweep run tofu_tiny --set trial.benchmark.path=tofu/ --set budget.trials=16`
     """
+    from orchestrator.checks import check_folder
     from orchestrator.config import load_sweep
     from orchestrator.problems import find_sweep
 
     sweep, benchmark = load_sweep(file, settings or [], output=output)
+    if benchmark:
+        check_folder(output / sweep.name, sweep, benchmark)
     source = find_sweep(file).read_text(encoding="utf-8")
     if settings:
         source += "\n" + "".join(f"# --set {setting}\n" for setting in settings)
@@ -124,10 +127,12 @@ def report(folder: Folder) -> None:
     Example: `unlearn-sweep report runs/smoke`
     """
     from orchestrator.problems import require_run_folder
+
+    require_run_folder(folder)
+
     from orchestrator.report import write_report
     from orchestrator.ui import UI, ui_links
 
-    require_run_folder(folder)
     write_report(folder, ui_links(folder, UI))
     typer.echo(folder / "report.html")
 
@@ -154,18 +159,21 @@ def ui(
 
     Example: `unlearn-sweep ui runs --port 5000`
     """
+    from orchestrator.problems import require_output
     from orchestrator.ui import serve_ui
 
+    require_output(output)
     raise typer.Exit(serve_ui(output, port))
 
 
 def main() -> None:
     """Entry point: errors that a user can mend are one clear message and exit code 2."""
     from orchestrator.problems import ConfigError, RunFailed
+    from orchestrator.tracking_uri import TrackingError
 
     try:
         app()
-    except ConfigError as error:
+    except (ConfigError, TrackingError) as error:
         typer.echo(error, err=True)
         sys.exit(2)
     except RunFailed as error:

@@ -8,31 +8,23 @@ All problems are collected and reported at once.
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
+from orchestrator.checks import check_sweep
 from orchestrator.ledger import SweepInfo
-from orchestrator.problems import (
-    ConfigError,
-    Problem,
-    did_you_mean,
-    problems_of,
-    read_yaml,
-    require_run_folder,
-)
-from orchestrator.tracking_uri import check_reachable, resolve_uri
-from search_spaces.space import SearchSpace, SpaceError, with_paths
-from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
+from orchestrator.problems import ConfigError, Problem, problems_of, read_yaml, require_run_folder
+from search_spaces.space import SearchSpace, with_paths
+from trials.benchmarks import Benchmark
 from trials.config import PRESETS, Frozen, Seed, TrialConfig
 from trials.identity import digest, model_digest
-from trials.metrics import METRICS, metric_names
+from trials.metrics import METRICS
 
 _LONG = {"minimize": "min", "maximize": "max"}
-Direction = Annotated[Literal["min", "max"], BeforeValidator(lambda word: _LONG.get(word, word))]
+Direction = Annotated[Literal["min", "max"], BeforeValidator(lambda word: _LONG.get(str(word), word))]
 
 
 class TPE(Frozen):
@@ -109,19 +101,6 @@ class SweepConfig(Frozen):
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
 
-    @model_validator(mode="after")
-    def _rungs_within_budget(self) -> Self:
-        if isinstance(self.scheduler, ParetoASHA) and self.scheduler.grace_period >= self.trial.epochs > 1:
-            raise ValueError(
-                f"scheduler.grace_period {self.scheduler.grace_period} must be less than trial.epochs "
-                f"{self.trial.epochs}, or nothing is ever stopped; lower it or set scheduler.type=none"
-            )
-        if len(self.baselines) > self.budget.trials:
-            raise ValueError(
-                f"budget.trials {self.budget.trials} is less than the {len(self.baselines)} baselines; raise it"
-            )
-        return self
-
     @property
     def search_space(self) -> SearchSpace:
         """The space, with conditions on the base trial settled."""
@@ -135,13 +114,15 @@ class SweepConfig(Frozen):
         """The base trial with the loss of a preset."""
         return TrialConfig.model_validate(self.trial.model_dump(mode="json") | {"loss": PRESETS[label][0]})
 
+    def worst_of(self, objective: str) -> float:
+        """The worst value of an objective: its coordinate of the reference point, or the end of the metric's range."""
+        metric = METRICS[objective.split(".")[1]]
+        end = metric.high if self.objectives[objective] == "min" else metric.low
+        return self.reference_point.get(objective, end)
+
     def worst(self) -> dict[str, float]:
-        """The reference point: the worst value of each objective, as configured or by the metric's range."""
-        ends = {}
-        for name, direction in self.objectives.items():
-            metric = METRICS[name.split(".")[1]]
-            ends[name] = self.reference_point.get(name, metric.high if direction == "min" else metric.low)
-        return ends
+        """The reference point: the worst value of each objective."""
+        return {name: self.worst_of(name) for name in self.objectives}
 
     def digests(self, benchmark: Benchmark) -> tuple[str, str]:
         """Digests of the benchmark's rows and of the target model."""
@@ -187,15 +168,9 @@ def load_sweep(file: str, overrides: Sequence[str] = (), *, output: Path) -> tup
         except ValidationError:
             raise ConfigError(file, problems) from None
     config = _absolute(config)
-    benchmark, found = _check_benchmark(config)
-    problems += [
-        *found,
-        *_check_names(config, benchmark),
-        *_check_space(config),
-        *_check_places(config, output),
-    ]
-    if problems:
-        raise ConfigError(file, problems)
+    benchmark, found = check_sweep(config, output, wrong=[problem.path for problem in problems])
+    if problems or found:
+        raise ConfigError(file, [*problems, *found])
     return config, benchmark
 
 
@@ -207,20 +182,18 @@ def reload_sweep(folder: Path) -> tuple[SweepConfig, Benchmark | None]:
     """
     require_run_folder(folder)
     try:
-        info = SweepInfo.read(folder)
-        config = SweepConfig.model_validate(info.config)
+        config = SweepConfig.model_validate(SweepInfo.read(folder).config)
     except ValidationError as error:
         raise ConfigError(
-            str(folder),
+            str(folder / "sweep.json"),
             [Problem("", f"written by another version of unlearn-sweep ({error.error_count()} fields differ)")],
         ) from None
     problems = []
     if folder.resolve().name != config.name:
         problems.append(Problem("", f"the folder was renamed from {config.name!r}; give it its name back"))
-    benchmark, found = _check_benchmark(config)
-    problems += [*found, *_check_places(config, folder.resolve().parent)]
-    if problems:
-        raise ConfigError(str(folder), problems)
+    benchmark, found = check_sweep(config, folder.resolve().parent)
+    if problems or found:
+        raise ConfigError(str(folder), [*problems, *found])
     return config, benchmark
 
 
@@ -251,85 +224,3 @@ def _absolute(config: SweepConfig) -> SweepConfig:
         if value and Path(value).expanduser().exists():
             changes[path] = str(Path(value).expanduser().resolve())
     return config.model_copy(update={"trial": config.trial_at(changes)}) if changes else config
-
-
-def _check_benchmark(config: SweepConfig) -> tuple[Benchmark | None, list[Problem]]:
-    if getattr(config.trial.benchmark, "path", "") is None:
-        return None, []  # from the hub: fetched, and checked, when the sweep starts
-    try:
-        return load_benchmark(config.trial.benchmark), []
-    except BenchmarkError as error:
-        return None, [Problem(f"trial.benchmark.{error.field}", str(error))]
-
-
-def _check_names(config: SweepConfig, benchmark: Benchmark | None) -> list[Problem]:
-    problems = []
-    sets = set(benchmark.evaluated) if benchmark else None
-    named = {f"objectives.{name}": name for name in config.objectives}
-    named |= {f"reference_point.{name}": name for name in config.reference_point}
-    if isinstance(config.scheduler, ParetoASHA):
-        named |= {f"scheduler.floors.{name}": name for name in config.scheduler.floors}
-    for path, name in named.items():
-        if name not in metric_names():
-            problems.append(Problem(path, f"{name!r} is not a metric{did_you_mean(name, metric_names())}"))
-        elif sets is not None and name.split(".")[0] not in sets:
-            problems.append(
-                Problem(
-                    path,
-                    f"the benchmark has no {name.split('.')[0]} set to measure {name!r} on; "
-                    f"choose among {', '.join(sorted(sets))}",
-                )
-            )
-        elif name in config.objectives and path.startswith("objectives") and config.worst()[name] == float("inf"):
-            problems.append(
-                Problem(
-                    path,
-                    f"{name!r} has no worst value, which hypervolume is measured against; "
-                    f"add one, as in reference_point: {{{name}: 20}}",
-                )
-            )
-    problems += [
-        Problem(f"baselines.{index}", f"{label!r} is not a preset{did_you_mean(label, PRESETS)}")
-        for index, label in enumerate(config.baselines)
-        if label not in PRESETS
-    ]
-    return problems
-
-
-def _check_space(config: SweepConfig) -> list[Problem]:
-    try:
-        space = config.search_space
-    except SpaceError as error:
-        return [Problem(f"space.{error.path}", str(error))]
-    found: dict[Problem, None] = {}
-    base = config.trial.model_dump(mode="json")
-    for corner in space.corners():
-        raw = with_paths(base, corner)
-        try:
-            TrialConfig.model_validate(raw)
-        except ValidationError as error:
-            for problem in problems_of(error, raw, TrialConfig):
-                found[Problem(f"space.{problem.path}", problem.message)] = None
-    return list(found)
-
-
-def _check_places(config: SweepConfig, output: Path) -> list[Problem]:
-    problems = []
-    for name in ("path", "retain_path"):
-        place = getattr(config.trial.model, name)
-        if place and (place.startswith((".", "/", "~")) or "/" not in place) and not Path(place).is_dir():
-            problems.append(
-                Problem(f"trial.model.{name}", f"{place!r} is not a folder; give a model's folder or a hub id")
-            )
-    if config.trial.model.retain_path and not config.trial.model.path:
-        problems.append(
-            Problem("trial.model.retain_path", "it belongs to a target model of yours; set trial.model.path")
-        )
-    uri = resolve_uri(output, config.tracking.uri)
-    if uri == resolve_uri(output, None):  # made with the output folder, when the sweep starts
-        there = next(folder for folder in (output.resolve(), *output.resolve().parents) if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            problems.append(Problem("--output", f"{str(there)!r} is not a folder to write in; give another"))
-    elif unreachable := check_reachable(uri):
-        problems.append(Problem("tracking.uri", unreachable))
-    return problems

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.config import NoScheduler, SweepConfig
@@ -96,13 +97,14 @@ def earlier_sweeps(output: Path) -> Iterator[tuple[Path, SweepInfo]]:
 
 def show_plan(sweep: SweepConfig, plan: Plan, console: Console) -> None:
     """Prints a plan."""
-    console.print(f"[bold]{sweep.name}[/bold] on {sweep.trial.benchmark.name}  {sweep.description}".rstrip())
+    words = escape(f"{sweep.trial.benchmark.name}  {sweep.description}".rstrip())
+    console.print(f"[bold]{sweep.name}[/bold] on {words}")
     space = sweep.search_space
     size = space.size()
     table = Table("path", "values", "only where", title="space")
     for parameter in space.parameters:
         when = ", ".join(f"{path} is {' or '.join(map(str, values))}" for path, values in parameter.when.items())
-        table.add_row(parameter.path, str(parameter.domain), when)
+        table.add_row(parameter.path, escape(str(parameter.domain)), escape(when))
     console.print(table)
     console.print(f"{len(space.parameters)} parameters, {'a continuum of' if size is None else size} points")
     if sweep.baselines:

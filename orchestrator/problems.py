@@ -17,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from orchestrator.ledger import SweepInfo
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -56,6 +58,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a list or mapping cannot be a key", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{key.value!r} stands twice; drop one", key.start_mark
@@ -92,13 +96,28 @@ def find_sweep(file: str) -> Path:
 
 
 def require_run_folder(folder: Path) -> None:
-    """Raises ConfigError where there is no sweep."""
+    """Raises ConfigError where there is no sweep, or one that we cannot read."""
     if not (folder / "sweep.json").is_file():
         there = (
             [file.parent.name for file in sorted(folder.parent.glob("*/sweep.json"))] if folder.parent.is_dir() else []
         )
         hint = did_you_mean(folder.name, there) if there else "; give the folder that `run` wrote, as in runs/smoke"
         raise ConfigError(str(folder), [Problem("", f"not a run folder: no sweep.json in it{hint}")])
+    try:
+        SweepInfo.read(folder)
+    except ValidationError as error:
+        fields = sorted({str(details["loc"][0]) for details in error.errors() if details["loc"]})
+        which = f" ({', '.join(fields)} differ)" if fields else ", or is cut short"
+        raise ConfigError(
+            str(folder / "sweep.json"),
+            [Problem("", f"was written by another version of unlearn-sweep{which}; use that one, or run it again")],
+        ) from None
+
+
+def require_output(output: Path) -> None:
+    """Raises ConfigError where there is no folder of run folders."""
+    if not output.is_dir():
+        raise ConfigError(str(output), [Problem("", "not a folder; give the folder of run folders, as in runs")])
 
 
 def read_yaml(file: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -115,14 +134,18 @@ def read_yaml(file: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError(
             file, [Problem("", f"holds {type(raw).__name__}, a sweep file is a mapping: name, trial, space")]
         )
+    problems = []
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
-            raise ConfigError("--set", [Problem("", f"{override!r} is not path=value, as in trial.epochs=5")])
+            problems.append(Problem("", f"{override!r} is not path=value, as in trial.epochs=5"))
+            continue
         try:
             _override(raw, path, yaml.load(text, _Loader))
         except yaml.YAMLError:
-            raise ConfigError("--set", [Problem(path, f"{text!r} is not readable as YAML; quote it")]) from None
+            problems.append(Problem(path, f"{text!r} is not readable as YAML; quote it"))
+    if problems:
+        raise ConfigError("--set", problems)
     return raw
 
 
@@ -158,8 +181,8 @@ def problems_of(error: ValidationError, raw: Mapping[str, Any], model: type[Base
 
 def _problem(details: ErrorDetails, raw: Mapping[str, Any], model: type[BaseModel]) -> Problem:
     location = details["loc"]
-    path = _path(location, raw)
     value, kind, context = details["input"], details["type"], details.get("ctx", {})
+    path = _path(location, raw, kind)
     if kind == "extra_forbidden":
         return Problem(path, f"unknown key{did_you_mean(str(location[-1]), _fields(model, location[:-1]))}")
     if kind == "missing":
@@ -168,25 +191,36 @@ def _problem(details: ErrorDetails, raw: Mapping[str, Any], model: type[BaseMode
         tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
         return Problem(f"{path}.type", f"{context['tag']!r} is not known{did_you_mean(str(context['tag']), tags)}")
     if kind == "union_tag_not_found":
-        return Problem(path, f"{value!r} has no `type`, which says which variant it is; add it")
+        tags = [str(variant.model_fields["type"].default) for variant in _variants(model, location)]
+        return Problem(path, f"{value!r} has no `type`, which says which variant it is; add one of {', '.join(tags)}")
+    if kind in {"model_type", "model_attributes_type", "dict_type"}:
+        keys = ", ".join(_fields(model, location))
+        return Problem(path, f"{value!r} must be a mapping{f' with keys {keys}' if keys else ''}; write key: value")
+    if kind == "invalid_key":
+        return Problem(path, f"the key {location[-1]!r} is not a string; write one")
     if kind == "value_error":
         return Problem(path, str(context["error"]))
     if kind == "literal_error":
         words = re.findall(r"'([^']*)'", str(context["expected"]))
         return Problem(path, f"{value!r} is not allowed{did_you_mean(str(value), words)}")
-    rule = details["msg"].replace("Input should be", "must be").replace("String should", "must")
+    rule = (
+        details["msg"]
+        .replace("Input should be", "must be")
+        .replace("String should", "must")
+        .replace("a valid tuple", "a list")
+    )
     default = _fields(model, location[:-1]).get(str(location[-1])) if location else None
     remedy = f"; the default is {default.default!r}" if default and not default.is_required() else "; correct it"
     return Problem(path, f"{value!r} {rule}{remedy}")
 
 
-def _path(location: Sequence[str | int], raw: Any) -> str:
+def _path(location: Sequence[str | int], raw: Any, kind: str) -> str:
     """Dotted path as in the file: pydantic's location without the tags of unions."""
     parts: list[str] = []
     for index, part in enumerate(location):
-        last = index == len(location) - 1
+        missing = index == len(location) - 1 and kind == "missing"
         inside = isinstance(raw, Mapping) and part in raw
-        if inside or last or isinstance(part, int):
+        if inside or missing or isinstance(part, int):
             parts.append(str(part))
         if inside or (isinstance(part, int) and isinstance(raw, Sequence)):
             raw = raw[part]
@@ -195,19 +229,25 @@ def _path(location: Sequence[str | int], raw: Any) -> str:
 
 def _fields(model: type[BaseModel], location: Sequence[str | int]) -> dict[str, FieldInfo]:
     """The fields that exist at a location: what an unknown key may have meant."""
+    return {name: field for variant in _variants(model, location) for name, field in variant.model_fields.items()}
+
+
+def _variants(model: type[BaseModel], location: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The models that may stand at a location: several where it is a union, none where it is a plain value."""
     candidates = [model]
     for part in location:
         found = [m for m in candidates if part in m.model_fields]
         if found:
-            candidates = _models(found[0].model_fields[str(part)].annotation)
+            candidates = models_in(found[0].model_fields[str(part)].annotation)
         else:  # the tag of a union
             candidates = [m for m in candidates if "type" in m.model_fields and m.model_fields["type"].default == part]
-    return {name: field for candidate in candidates for name, field in candidate.model_fields.items()}
+    return candidates
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models in the annotation of a field: several where it is a union, none where it is a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if typing.get_origin(annotation) in (typing.Annotated, typing.Union, types.UnionType):
-        return [model for inner in typing.get_args(annotation) for model in _models(inner)]
+        return [model for inner in typing.get_args(annotation) for model in models_in(inner)]
     return []

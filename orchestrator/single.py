@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
 
+from orchestrator.checks import check_benchmark, check_model
+from orchestrator.config import SweepConfig
 from orchestrator.problems import ConfigError, Problem, did_you_mean, problems_of, read_yaml
 from search_spaces.space import with_paths
 from trials.benchmarks import BenchmarkError
 from trials.config import PRESETS, TrialConfig
+from trials.result import TrialFailed
 
 
 def load_trial(file: str, settings: Sequence[str], preset: str | None) -> TrialConfig:
@@ -24,16 +27,34 @@ def load_trial(file: str, settings: Sequence[str], preset: str | None) -> TrialC
     """
     recorded = Path(file).suffix == ".json"
     raw = read_yaml(file, settings)
+    place = "" if recorded else "trial."
+    problems = [] if recorded else _strangers(raw)
     if not recorded:
-        raw = raw.get("trial") or {}
-    if preset is not None:
-        if preset not in PRESETS:
-            raise ConfigError("--preset", [Problem("", f"{preset!r} is not a preset{did_you_mean(preset, PRESETS)}")])
+        raw = raw.get("trial", {})
+    if preset is not None and preset not in PRESETS:
+        problems.append(Problem("--preset", f"{preset!r} is not a preset{did_you_mean(preset, PRESETS)}"))
+    elif preset is not None and isinstance(raw, dict):
         raw = with_paths(raw, {"loss": PRESETS[preset][0]})
     try:
-        return TrialConfig.model_validate(raw)
+        config = TrialConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(file, problems_of(error, raw, TrialConfig)) from None
+        problems += [Problem(f"{place}{p.path}".strip("."), p.message) for p in problems_of(error, raw, TrialConfig)]
+        raise ConfigError(file, problems) from None
+    found = [*check_benchmark(config)[1], *check_model(config)]
+    problems += [Problem(place + p.path.removeprefix("trial."), p.message) for p in found]
+    if problems:
+        raise ConfigError(file, problems)
+    return config
+
+
+def _strangers(raw: Mapping[str, Any]) -> list[Problem]:
+    """Top-level keys that no sweep file has: a setting of the trial without its `trial.` would change nothing."""
+    known = [*SweepConfig.model_fields, *(f"trial.{name}" for name in TrialConfig.model_fields)]
+    return [
+        Problem(str(key), f"unknown key{did_you_mean(f'trial.{key}' if f'trial.{key}' in known else str(key), known)}")
+        for key in raw
+        if key not in SweepConfig.model_fields
+    ]
 
 
 def run_single(config: TrialConfig, folder: Path, *, debug: bool) -> int:
@@ -44,7 +65,7 @@ def run_single(config: TrialConfig, folder: Path, *, debug: bool) -> int:
         folder: Where its checkpoint goes; one that is there is not taken up.
         debug: Open the debugger where it fails.
     """
-    from trials.unlearn import TrialFailed, run_trial  # torch: only now
+    from trials.unlearn import run_trial  # torch: only now
 
     console = Console(highlight=False, soft_wrap=True)
     console.print_json(json.dumps(config.model_dump(mode="json")["loss"]))
@@ -52,7 +73,7 @@ def run_single(config: TrialConfig, folder: Path, *, debug: bool) -> int:
         for result in run_trial(config, folder=folder):
             console.print(f"epoch {result.epoch}  {result.seconds:.1f} s  {_values(result.metrics)}")
     except BenchmarkError as error:
-        raise ConfigError("benchmark", [Problem(f"benchmark.{error.field}", str(error))]) from None
+        raise ConfigError("benchmark", [Problem(f"trial.benchmark.{error.field}", str(error))]) from None
     except TrialFailed as error:
         console.print(f"{type(error).__name__}: {error}", markup=False)
         if debug:

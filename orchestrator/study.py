@@ -81,6 +81,9 @@ def add_running(study: optuna.Study, sweep: SweepConfig, trial: TrialConfig, lab
     space = sweep.search_space
     params = space.locate(trial.model_dump(mode="json")) or {}
     domains = {parameter.name: parameter.domain for parameter in space.parameters}
+    point = {parameter.path: params[parameter.name] for parameter in space.parameters if parameter.name in params}
+    if sweep.trial_at(point) != trial:  # it differs from the base trial in what is not searched
+        params = {}
     study.add_trial(
         optuna.trial.create_trial(
             state=TrialState.RUNNING,

@@ -21,11 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import ray
 from ray import tune
 from rich.console import Console
 
-from orchestrator.cluster import capacity, connect
+from orchestrator.cluster import capacity, connect, disconnect
 from orchestrator.config import SweepConfig
 from orchestrator.ledger import Anchor, Ended, Epoch, Event, Ledger, SweepInfo, write_atomically
 from orchestrator.prepare import PrepareError, prepare_models
@@ -104,34 +103,45 @@ def run_sweep(
             str(folder),
             [Problem("", "another process is running this sweep; wait for it or give `name` another value")],
         ) from None
-    _log_to(folder / "log.txt")
+    with _logging_to(folder / "log.txt"):
+        try:
+            return _see_through(sweep, ledger, folder, sweep.digests(benchmark), trial, console)
+        finally:
+            disconnect()
+            shutil.rmtree(folder / ".ray", ignore_errors=True)
+
+
+def _see_through(
+    sweep: SweepConfig,
+    ledger: Ledger,
+    folder: Path,
+    digests: tuple[str, str],
+    trial: TrialFunction | None,
+    console: Console,
+) -> Outcome:
+    """Models, trials, report; whatever ends the trials, what is recorded is reported."""
     tracker = Tracker(folder)
     ledger.listen(tracker)
     ledger.listen(lambda event: _keep_house(folder, ledger, event))
     ended: Literal["finished", "interrupted"] = "finished"
     try:
-        with _terminable():
-            if trial is None:
+        if trial is None:
+            with _terminable():
                 _anchors(sweep, ledger, console)
-            if ledger_left(ledger, sweep):
-                _run_rounds(sweep, ledger, folder, sweep.digests(benchmark), trial, console)
+        if len(ledger.records()) < sweep.budget.trials:
+            connect()
+            with _terminable():  # only now: Ray puts a handler of its own when it starts
+                _run_rounds(sweep, ledger, folder, digests, trial, console)
     except KeyboardInterrupt:
         ended = "interrupted"
     finally:
-        ray.shutdown()
         ledger.close()
-        shutil.rmtree(folder / ".ray", ignore_errors=True)
     links = {}
     if tracker.flush(timeout=60):
         with contextlib.suppress(TrackingError):  # the store went away just now: the report does without links
             links = ui_links(folder, UI)
     report = write_report(folder, links)
     return Outcome(folder, report, ended, links, tracker.finish(timeout=60))
-
-
-def ledger_left(ledger: Ledger, sweep: SweepConfig) -> bool:
-    """Whether the budget has trials left."""
-    return len(ledger.records()) < sweep.budget.trials
 
 
 def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: str, output: Path) -> None:
@@ -212,7 +222,6 @@ def _run_rounds(
     console: Console,
 ) -> None:
     """Runs trials until the budget is used up, again from the ledger each time that Ray gives up."""
-    connect()
     fits = capacity(sweep.resources)
     lost: Counter[str] = Counter()
     with SweepProgress(sweep, console, ledger.events) as progress:
@@ -282,14 +291,21 @@ def _keep_house(folder: Path, ledger: Ledger, event: Event) -> None:
         table.writerows([e.epoch, f"{e.seconds:.3f}", *(e.metrics.get(name) for name in columns)] for e in epochs)
 
 
-def _log_to(file: Path) -> None:
+@contextlib.contextmanager
+def _logging_to(file: Path) -> Iterator[None]:
     """Sends the driver's and Ray's log lines to a file: the screen is for results."""
     handler = logging.FileHandler(file, delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("ray", "orchestrator"):
-        log = logging.getLogger(name)
-        log.handlers = [handler]
-        log.propagate = False
+    logs = [logging.getLogger(name) for name in ("ray", "orchestrator")]
+    before = [(log.handlers, log.propagate) for log in logs]
+    for log in logs:
+        log.handlers, log.propagate = [handler], False
+    try:
+        yield
+    finally:
+        for log, (handlers, propagate) in zip(logs, before, strict=True):
+            log.handlers, log.propagate = handlers, propagate
+        handler.close()
 
 
 @contextlib.contextmanager

@@ -18,9 +18,10 @@ from ray import tune
 
 from orchestrator.ledger import write_atomically
 from trials.config import TrialConfig
+from trials.result import EpochResult
 
-TrialFunction = Callable[..., Iterator[Any]]
-"""`run_trial`, or anything with its signature that yields things with the fields of an `EpochResult`."""
+TrialFunction = Callable[..., Iterator[EpochResult]]
+"""`run_trial`, or anything with its signature."""
 
 
 class Worker(tune.Trainable):

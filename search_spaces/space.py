@@ -18,109 +18,11 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-Scalar = bool | int | float | str | None
+from search_spaces.nodes import Choice, Domain, Float, Int, Parameter, Scalar, SpaceError, Suggester, read_node
 
-
-class Suggester(Protocol):
-    """The part of `optuna.Trial` that a space needs."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Float:
-    """A real number in [low, high]."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def suggest(self, trial: Suggester, name: str) -> float:
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
-
-    def holds(self, value: Any) -> bool:
-        return _is_number(value) and self.low <= value <= self.high
-
-    def examples(self) -> list[Any]:
-        """Values that check the whole range: its ends."""
-        return [self.low, self.high]
-
-    def __str__(self) -> str:
-        return f"{self.low:g} .. {self.high:g}{' (log)' if self.log else ''}"
-
-
-@dataclass(frozen=True)
-class Int:
-    """A whole number in [low, high]."""
-
-    low: int
-    high: int
-    log: bool = False
-
-    def suggest(self, trial: Suggester, name: str) -> int:
-        return trial.suggest_int(name, self.low, self.high, log=self.log)
-
-    def holds(self, value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
-
-    def examples(self) -> list[Any]:
-        """Values that check the whole range: its ends."""
-        return [self.low, self.high]
-
-    def __str__(self) -> str:
-        return f"{self.low} .. {self.high}{' (log)' if self.log else ''} whole"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of a few values."""
-
-    choices: tuple[Scalar, ...]
-
-    def suggest(self, trial: Suggester, name: str) -> Scalar:
-        return trial.suggest_categorical(name, self.choices)  # type: ignore[no-any-return]
-
-    def holds(self, value: Any) -> bool:
-        return value in self.choices
-
-    def examples(self) -> list[Any]:
-        """Values that check the whole range: all of them."""
-        return list(self.choices)
-
-    def __str__(self) -> str:
-        return " | ".join(map(str, self.choices))
-
-
-Domain = Float | Int | Choice
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One dimension: where it goes in the trial, what it may be, and when it exists.
-
-    Attributes:
-        name: Unique name, as Optuna knows it.
-        path: Dotted path into `TrialConfig`.
-        domain: Its values.
-        when: Path of an earlier choice -> the values at which this parameter exists; all must hold.
-    """
-
-    name: str
-    path: str
-    domain: Domain
-    when: Mapping[str, tuple[Scalar, ...]]
-
-
-class SpaceError(ValueError):
-    """A space that cannot be read; `path` says where."""
-
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(message)
-        self.path = path
+__all__ = ["Domain", "Float", "Int", "SearchSpace", "SpaceError", "conditions", "get_path", "with_paths"]
 
 
 @dataclass(frozen=True)
@@ -140,22 +42,29 @@ class SearchSpace:
         Raises:
             SpaceError: At the first node that is not a domain, naming it, the rule and the remedy.
         """
+        reads = [found for path, node in raw.items() for found in read_node(str(path), node, {})]
+        before: set[str] = set()
         parameters: list[Parameter] = []
-        for read in (found for path, node in raw.items() for found in _read(str(path), node, {})):
+        for read in reads:
             searched = {parameter.path for parameter in parameters}
             when: dict[str, tuple[Scalar, ...]] = {}
             exists = True
             for path, allowed in read.when.items():
                 selector = path if path in searched else f"{path}.type"
                 if selector in searched:
+                    _check_values(read, path, allowed, [p.domain for p in parameters if p.path == selector])
                     when[selector] = allowed
-                elif get_path(base, path) is None:
+                elif not before & {path, selector} and {path, selector} & {later.path for later in reads}:
                     raise SpaceError(
-                        read.path,
-                        f"`when` names {path!r}, which no trial has; correct it or drop the condition",
+                        read.path, f"`when` names {path!r}, which does not stand before it; move that one up"
+                    )
+                elif get_path(base, path, _NOWHERE) is _NOWHERE:
+                    raise SpaceError(
+                        read.path, f"`when` names {path!r}, which no trial has; correct it or drop the condition"
                     )
                 else:
                     exists = exists and _variant(get_path(base, path)) in allowed
+            before.add(read.path)
             if exists:
                 parameters.append(replace(read, when=when))
         return cls(tuple(_named(parameters)))
@@ -186,21 +95,36 @@ class SearchSpace:
         return located
 
     def corners(self) -> Iterator[dict[str, Scalar]]:
-        """Points that touch both ends of every range and every choice, each at least once."""
-        most = max((len(parameter.domain.examples()) for parameter in self.parameters), default=0)
-        variants = [p for p in self.parameters if p.path.endswith(".type") or isinstance(p.domain, Choice)]
-        for forced in [None, *variants]:
-            for value in forced.domain.examples() if forced else [None]:
-                for index in range(most):
-                    yield self._corner(index, {forced.path: value} if forced else {})
+        """Points at the ends of the space: each end of every range and each choice, the others once low, once high."""
+        for end in (0, -1):
+            yield self._corner(end, {}, "", None)
+            for parameter in self.parameters:
+                for value in parameter.domain.examples():
+                    yield self._corner(end, self._leading_to(parameter), parameter.name, value)
 
-    def _corner(self, index: int, forced: dict[str, Scalar]) -> dict[str, Scalar]:
+    def _corner(self, end: int, choices: Mapping[str, Scalar], name: str, chosen: Scalar) -> dict[str, Scalar]:
+        """The point with `chosen` for the parameter of that name and `choices` at their paths, the others at an end."""
         values: dict[str, Scalar] = {}
         for parameter in self.parameters:
-            if _active(parameter, values):
-                examples = parameter.domain.examples()
-                values[parameter.path] = forced.get(parameter.path, examples[min(index, len(examples) - 1)])
+            if not _active(parameter, values):
+                continue
+            if parameter.name == name:
+                values[parameter.path] = chosen
+            elif parameter.path in choices and parameter.domain.holds(choices[parameter.path]):
+                values[parameter.path] = choices[parameter.path]
+            else:
+                values[parameter.path] = parameter.domain.examples()[end]
         return values
+
+    def _leading_to(self, parameter: Parameter) -> dict[str, Scalar]:
+        """Path -> value of all that must be chosen for a parameter to exist."""
+        found: dict[str, Scalar] = {}
+        for path, allowed in parameter.when.items():
+            for earlier in self.parameters:
+                if earlier.path == path and path not in found:
+                    values = [value for value in allowed if earlier.domain.holds(value)]
+                    found |= (self._leading_to(earlier) | {path: values[0]}) if values else {}
+        return found
 
     def size(self) -> int | None:
         """Number of distinct points, or None when a real range makes them uncountable."""
@@ -223,107 +147,22 @@ class SearchSpace:
         return sum(count for _, count in branches)
 
 
-# -- paths -------------------------------------------------------------------------------------------------------------
+def conditions(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Scalar]]:
+    """Each condition of a `space:` as (path of the parameter, path it depends on, one of the values there).
 
-
-def get_path(tree: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path, None where the path leads nowhere."""
-    node: Any = tree
-    for key in path.split("."):
-        if not isinstance(node, Mapping) or key not in node:
-            return None
-        node = node[key]
-    return node
-
-
-def with_paths(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a nested dict with values set at dotted paths.
-
-    Setting `x.type` to another variant drops what the old variant left at `x`: its keys mean nothing to the new one.
+    Raises:
+        SpaceError: As `SearchSpace.parse`.
     """
-    result = copy.deepcopy(dict(tree))
-    for path, value in values.items():
-        *parents, last = path.split(".")
-        node = result
-        for key in parents:
-            if not isinstance(node.get(key), dict):
-                node[key] = {}
-            node = node[key]
-        if last == "type" and node.get("type") != value:
-            node.clear()
-        node[last] = value
-    return result
+    for path, node in raw.items():
+        for read in read_node(str(path), node, {}):
+            yield from ((read.path, on, value) for on, values in read.when.items() for value in values)
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
-
-
-def _read(path: str, node: Any, when: dict[str, tuple[Scalar, ...]]) -> Iterator[Parameter]:
-    if isinstance(node, list):
-        for case in node:
-            if not isinstance(case, Mapping) or "when" not in case:
-                raise SpaceError(path, "each case of a list needs its own `when`: {path: value}")
-            yield from _read(path, case, when)
-        return
-    if not isinstance(node, Mapping):
-        raise SpaceError(
-            path,
-            f"{node!r} is not a range; write {{float: [low, high]}}, {{int: ..}}, {{choice: [..]}}, {{one_of: ..}}",
-        )
-    node = dict(node)
-    when = {**when, **_conditions(path, node.pop("when", {}))}
-    if "one_of" in node:
-        yield from _read_one_of(path, node, when)
-    else:
-        yield Parameter(path, path, _domain(path, node), when)
-
-
-def _read_one_of(path: str, node: dict[str, Any], when: dict[str, tuple[Scalar, ...]]) -> Iterator[Parameter]:
-    variants = node.pop("one_of")
-    if node or not isinstance(variants, Mapping) or not variants:
-        raise SpaceError(
-            path, "`one_of` stands alone and maps each variant to its own ranges: {one_of: {satimp: {..}}}"
-        )
-    selector = Parameter(f"{path}.type", f"{path}.type", Choice(tuple(map(str, variants))), when)
-    yield selector
-    for variant, nodes in variants.items():
-        if not isinstance(nodes or {}, Mapping):
-            raise SpaceError(
-                f"{path}.{variant}",
-                f"{nodes!r} must map parameters of {variant} to ranges; use {{}} for none",
-            )
-        for key, inner in (nodes or {}).items():
-            yield from _read(f"{path}.{key}", inner, {**when, selector.path: (str(variant),)})
-
-
-def _conditions(path: str, raw: Any) -> dict[str, tuple[Scalar, ...]]:
-    if not isinstance(raw, Mapping):
-        raise SpaceError(path, f"`when` is {raw!r}; it maps an earlier path to the value or values it must have")
-    return {str(key): tuple(value) if isinstance(value, list) else (value,) for key, value in raw.items()}
-
-
-def _domain(path: str, node: dict[str, Any]) -> Domain:
-    kinds = {"float", "int", "choice"} & set(node)
-    log = node.get("log", False)
-    if len(kinds) != 1 or set(node) - kinds - {"log"} or not isinstance(log, bool):
-        raise SpaceError(path, f"{node!r} must have one of float, int, choice, one_of (and log: true or false)")
-    kind = kinds.pop()
-    values = node[kind]
-    if not isinstance(values, list) or not values:
-        raise SpaceError(path, f"{kind}: {values!r} must be a list with something in it")
-    if kind == "choice":
-        if log or any(isinstance(value, list | dict) for value in values):
-            raise SpaceError(path, f"choice: {values!r} takes single values and no `log`")
-        return Choice(tuple(values))
-    if len(values) != 2 or not all(_is_number(value) for value in values) or not values[0] < values[1]:
-        raise SpaceError(path, f"{kind}: {values!r} must be [low, high] with low < high")
-    if log and values[0] <= 0:
-        raise SpaceError(path, f"{kind}: {values!r} with log: true needs low > 0; raise it or drop log")
-    if kind == "int":
-        if any(value != int(value) for value in values):
-            raise SpaceError(path, f"int: {values!r} must be whole numbers; use float")
-        return Int(int(values[0]), int(values[1]), log)
-    return Float(float(values[0]), float(values[1]), log)
+def _check_values(read: Parameter, path: str, allowed: Sequence[Scalar], domains: Sequence[Domain]) -> None:
+    for value in allowed:
+        if not any(domain.holds(value) for domain in domains):
+            values = ", or ".join(map(str, domains))
+            raise SpaceError(read.path, f"`when` wants {value!r} of {path!r}, which is one of {values}; correct it")
 
 
 def _active(parameter: Parameter, values: Mapping[str, Scalar]) -> bool:
@@ -348,5 +187,42 @@ def _named(parameters: list[Parameter]) -> Iterator[Parameter]:
         yield replace(parameter, name=name)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+# -- paths -------------------------------------------------------------------------------------------------------------
+
+
+_NOWHERE = object()
+
+
+def get_path(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:
+    """The value at a dotted path, the default where the path leads nowhere."""
+    node: Any = tree
+    for key in path.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            return default
+        node = node[key]
+    return node
+
+
+def with_paths(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a nested dict with values set at dotted paths.
+
+    Setting `x.type` to another variant drops what the old variant left at `x`: its keys mean nothing to the new one.
+    Variants are set before anything else, the outer first, so the order of `values` does not matter.
+    """
+    result = copy.deepcopy(dict(tree))
+    for path, value in sorted(values.items(), key=_variants_first):
+        *parents, last = path.split(".")
+        node = result
+        for key in parents:
+            if not isinstance(node.get(key), dict):
+                node[key] = {}
+            node = node[key]
+        if last == "type" and node.get("type") != value:
+            node.clear()
+        node[last] = value
+    return result
+
+
+def _variants_first(item: tuple[str, Any]) -> tuple[bool, int]:
+    path = item[0]
+    return path.rpartition(".")[2] != "type", path.count(".")

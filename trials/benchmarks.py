@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -181,14 +182,21 @@ def _perturbed(config: TofuConfig, split: str) -> tuple[Row, ...]:
 
 def _read(config: TofuConfig, name: str, field: str, *, optional: bool = False) -> tuple[Row, ...]:
     if config.path is None:
-        return _rows(_from_hub(config.hub, name, field, optional), field, name)
+        raw = _from_hub(config.hub, name, field, optional)
+        return () if optional and not raw else _rows(raw, field, name)
     folder = Path(config.path).expanduser()
     if not folder.is_dir():
         raise BenchmarkError("path", f"path {config.path!r} is not a folder; give one with {name}.jsonl in it")
     for file, opener in ((folder / f"{name}.jsonl", open), (folder / f"{name}.jsonl.gz", gzip.open)):
         if file.is_file():
-            with opener(file, "rt", encoding="utf-8") as lines:
-                return _rows(_parse(lines, file, field), field, file.name)
+            try:
+                with opener(file, "rt", encoding="utf-8") as lines:
+                    parsed = _parse(lines, file, field)
+            except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+                raise BenchmarkError(
+                    field, f"{file} cannot be read ({error}); it must be UTF-8 text, gzipped where it ends in .gz"
+                ) from error
+            return _rows(parsed, field, file.name)
     if optional:
         return ()
     there = sorted(file.name.partition(".jsonl")[0] for file in folder.glob("*.jsonl*"))

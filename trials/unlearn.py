@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,36 +29,8 @@ from trials.encoding import Example, collate
 from trials.evaluate import evaluate, score
 from trials.losses import forget_loss, retain_kl, retain_nll, token_ce
 from trials.models import Workspace, answer_logits, derived_seed, workspace
+from trials.result import Diverged, EpochResult, OutOfMemory
 from trials.weighting import CriterionConfig, TokenStats, token_weights
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What an epoch left behind.
-
-    Attributes:
-        epoch: Counted from 1.
-        metrics: `<set>.<metric>` and `train.*` -> value, all finite.
-        seconds: Time of training and evaluation together.
-        last: Whether the trial is at its full budget.
-    """
-
-    epoch: int
-    metrics: dict[str, float]
-    seconds: float
-    last: bool
-
-
-class TrialFailed(Exception):
-    """The trial cannot go on; the message is its result."""
-
-
-class Diverged(TrialFailed):
-    """A loss or a metric became NaN or infinite."""
-
-
-class OutOfMemory(TrialFailed):
-    """The device's memory did not suffice."""
 
 
 def run_trial(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
@@ -77,19 +49,21 @@ def run_trial(config: TrialConfig, *, folder: Path, resume_from: Path | None = N
         Diverged: A loss or metric is NaN or infinite.
         OutOfMemory: The device's memory does not suffice.
     """
-    warm = workspace(config)
-    with warm.fresh(config.model.adapter, config.seed) as model:
-        trial = _Trial(config, warm, model)
-        checkpoint = _latest(resume_from) if resume_from else None
-        if checkpoint:
-            yield trial.restore(checkpoint)
-        while trial.epoch < config.epochs:
-            try:
+    epoch = 1
+    try:
+        warm = workspace(config)
+        with warm.fresh(config.model.adapter, config.seed) as model:
+            trial = _Trial(config, warm, model)
+            checkpoint = _latest(resume_from) if resume_from else None
+            if checkpoint:
+                yield trial.restore(checkpoint)
+            while trial.epoch < config.epochs:
+                epoch = trial.epoch + 1
                 result = trial.run_epoch()
-            except torch.OutOfMemoryError as error:
-                raise OutOfMemory(f"out of memory in epoch {trial.epoch + 1}: {error}") from error
-            trial.save(folder / "checkpoint", result)
-            yield result
+                trial.save(folder / "checkpoint", result)
+                yield result
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"out of memory in epoch {epoch}: {error}") from error
 
 
 class _Trial:

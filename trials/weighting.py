@@ -142,10 +142,9 @@ def token_weights(criterion: CriterionConfig, stats: TokenStats, *, granularity:
     *Differs from* the published code at `instance`: there the summed cross-entropy enters, so a weight underflows to
     an exact 0 for long answers, and difficulty is confounded with length.
     """
-    mask_BT = stats.mask_BT.to(stats.ce_BT.dtype)
-    if granularity == "instance":
-        count_B1 = mask_BT.sum(1, keepdim=True).clamp_min(1)
-        mean_B1 = (stats.ce_BT * mask_BT).sum(1, keepdim=True) / count_B1
-        stats = replace(stats, ce_BT=mean_B1.expand_as(stats.ce_BT))
     # A masked position may hold anything, a NaN too, and NaN * 0 is NaN: hence masked_fill rather than a product.
+    if granularity == "instance":
+        count_B1 = stats.mask_BT.sum(1, keepdim=True).clamp_min(1)
+        mean_B1 = stats.ce_BT.masked_fill(~stats.mask_BT, 0.0).sum(1, keepdim=True) / count_B1
+        stats = replace(stats, ce_BT=mean_B1.expand_as(stats.ce_BT))
     return criterion.weights(stats).masked_fill(~stats.mask_BT, 0.0)

@@ -1,0 +1,237 @@
+"""What a sweep is checked for before it runs, beyond the types and bounds of its settings: without torch or Ray.
+
+Each check returns its problems instead of raising, so that a file is told all of them at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from orchestrator.ledger import SweepInfo
+from orchestrator.problems import ConfigError, Problem, did_you_mean, problems_of
+from orchestrator.tracking_uri import check_reachable, resolve_uri
+from search_spaces.space import SearchSpace, SpaceError, conditions, get_path, with_paths
+from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
+from trials.config import PRESETS, TrialConfig
+from trials.metrics import metric_names
+
+if TYPE_CHECKING:
+    from orchestrator.config import SweepConfig
+
+_SAME_FOR_ALL = ("benchmark", "epochs", "model.path", "model.revision", "model.retain_path", "model.tiny")
+"""What models are prepared and rungs laid out by, once for a sweep."""
+
+
+def check_sweep(
+    config: SweepConfig, output: Path, wrong: Collection[str] = ()
+) -> tuple[Benchmark | None, list[Problem]]:
+    """All checks of a sweep.
+
+    Args:
+        config: The sweep; where its file was wrong, with defaults.
+        output: Folder of run folders: where the default tracking store would be.
+        wrong: Paths known to be wrong; no check looks at what may only be wrong because of them.
+
+    Returns:
+        The benchmark's rows (None when they come from the hub or are not to be had), and what was found.
+    """
+
+    def sound(*paths: str) -> bool:
+        return not any(_within(path, bad) or _within(bad, path) for path in paths for bad in wrong)
+
+    benchmark, problems = check_benchmark(config.trial) if sound("trial.benchmark") else (None, [])
+    problems = [*problems, *_check_names(config, benchmark), *_check_space(config)]
+    problems += _check_rungs(config) if sound("scheduler", "trial.epochs") else []
+    problems += _check_budget(config) if sound("budget", "baselines") else []
+    problems += check_model(config.trial) if sound("trial.model") else []
+    problems += _check_places(config, output) if sound("tracking") else []
+    return benchmark, problems
+
+
+def _within(path: str, outer: str) -> bool:
+    return f"{path}.".startswith(f"{outer}.")
+
+
+# -- one trial ---------------------------------------------------------------------------------------------------------
+
+
+def check_benchmark(trial: TrialConfig) -> tuple[Benchmark | None, list[Problem]]:
+    """The benchmark's rows, or None and why not; None too when they come from the hub, fetched when a sweep starts."""
+    if getattr(trial.benchmark, "path", "") is None:
+        return None, []
+    try:
+        return load_benchmark(trial.benchmark), []
+    except BenchmarkError as error:
+        return None, [Problem(f"trial.benchmark.{error.field}", str(error))]
+
+
+def check_model(trial: TrialConfig) -> list[Problem]:
+    """Whether the models' folders are there, as far as they are folders."""
+    problems = []
+    for name in ("path", "retain_path"):
+        place = getattr(trial.model, name)
+        if place and (place.startswith((".", "/", "~")) or "/" not in place) and not Path(place).is_dir():
+            problems.append(
+                Problem(f"trial.model.{name}", f"{place!r} is not a folder; give a model's folder or a hub id")
+            )
+    if trial.model.retain_path and not trial.model.path:
+        problems.append(
+            Problem("trial.model.retain_path", "it belongs to a target model of yours; set trial.model.path")
+        )
+    return problems
+
+
+# -- a sweep -----------------------------------------------------------------------------------------------------------
+
+
+def _check_rungs(config: SweepConfig) -> list[Problem]:
+    if config.scheduler.type == "none" or not config.scheduler.grace_period >= config.trial.epochs > 1:
+        return []
+    return [
+        Problem(
+            "scheduler.grace_period",
+            f"{config.scheduler.grace_period} must be less than trial.epochs {config.trial.epochs}, or nothing is ever "
+            "stopped; lower it or set scheduler.type=none",
+        )
+    ]
+
+
+def _check_budget(config: SweepConfig) -> list[Problem]:
+    if len(config.baselines) <= config.budget.trials:
+        return []
+    few = f"{config.budget.trials} is less than the {len(config.baselines)} baselines; raise it or drop baselines"
+    return [Problem("budget.trials", few)]
+
+
+def _check_names(config: SweepConfig, benchmark: Benchmark | None) -> list[Problem]:
+    problems = []
+    sets = set(benchmark.evaluated) if benchmark else None
+    named = {f"objectives.{name}": name for name in config.objectives}
+    named |= {f"reference_point.{name}": name for name in config.reference_point}
+    if config.scheduler.type == "pareto_asha":
+        named |= {f"scheduler.floors.{name}": name for name in config.scheduler.floors}
+    for path, name in named.items():
+        if name not in metric_names():
+            problems.append(Problem(path, f"{name!r} is not a metric{did_you_mean(name, metric_names())}"))
+        elif sets is not None and name.split(".")[0] not in sets:
+            problems.append(
+                Problem(
+                    path,
+                    f"the benchmark has no {name.split('.')[0]} set to measure {name!r} on; "
+                    f"choose among {', '.join(sorted(sets))}",
+                )
+            )
+        elif path.startswith("objectives") and math.isinf(config.worst_of(name)):
+            problems.append(
+                Problem(
+                    path,
+                    f"{name!r} has no worst value, which hypervolume is measured against; "
+                    f"add one, as in reference_point: {{{name}: 20}}",
+                )
+            )
+    problems += [
+        Problem(f"baselines.{index}", f"{label!r} is not a preset{did_you_mean(label, PRESETS)}")
+        for index, label in enumerate(config.baselines)
+        if label not in PRESETS
+    ]
+    return problems
+
+
+def _check_space(config: SweepConfig) -> list[Problem]:
+    base = config.trial.model_dump(mode="json")
+    problems, raw = [], dict(config.space)
+    while True:  # a node that cannot be read is told and left out, to see what else there is
+        try:
+            space = SearchSpace.parse(raw, base)
+            break
+        except SpaceError as error:
+            problems.append(Problem(f"space.{error.path}", str(error)))
+            raw.pop(next(key for key in raw if _within(error.path, key)))
+    problems += [
+        Problem(f"space.{p.path}", "is the same for every trial of a sweep; set it in `trial`, one sweep a value")
+        for p in space.parameters
+        if any(_within(p.path, path) for path in _SAME_FOR_ALL)
+    ]
+    found = dict.fromkeys(problems + _check_conditions(raw, space, base))
+    for corner in space.corners():
+        for problem in _problems_at(base, corner):
+            found[Problem(f"space.{problem.path}", problem.message)] = None
+    return list(found)
+
+
+def _check_conditions(raw: Mapping[str, Any], space: SearchSpace, base: Mapping[str, Any]) -> list[Problem]:
+    """Conditions on what is not searched: their values must be possible ones, or a range would vanish unnoticed."""
+    searched = {parameter.path for parameter in space.parameters}
+    problems = []
+    for path, on, value in conditions(raw):
+        selector = f"{on}.type" if isinstance(get_path(base, on), Mapping) else on
+        if not searched & {on, selector}:
+            for problem in _problems_at(base, {selector: value}):
+                problems.append(Problem(f"space.{path}", f"`when` names {problem.path}: {problem.message}"))
+    return problems
+
+
+def _problems_at(base: Mapping[str, Any], point: Mapping[str, Any]) -> list[Problem]:
+    raw = with_paths(base, point)
+    try:
+        TrialConfig.model_validate(raw)
+    except ValidationError as error:
+        return problems_of(error, raw, TrialConfig)
+    return []
+
+
+def _check_places(config: SweepConfig, output: Path) -> list[Problem]:
+    there = next(folder for folder in (output.resolve(), *output.resolve().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return [Problem("--output", f"{str(there)!r} is not a folder to write in; give another")]
+    named = "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else config.tracking.uri and "tracking.uri"
+    if not named and there != output.resolve():
+        return []  # the default store is made with the output folder, when the sweep starts
+    unreachable = check_reachable(resolve_uri(output, config.tracking.uri))
+    return [Problem(named or "--output", unreachable)] if unreachable else []
+
+
+# -- a run folder ------------------------------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path, config: SweepConfig, benchmark: Benchmark) -> None:
+    """Makes sure that a run folder, where there is one, is this sweep's.
+
+    Raises:
+        ConfigError: It is another sweep's, with the fields in which they differ.
+    """
+    if not (folder / "sweep.json").exists():
+        return
+    remedy = Problem("", "the folder holds another sweep; give `name` another value, or --output another folder")
+    data, model = config.digests(benchmark)
+    try:
+        there = SweepInfo.read(folder)
+        old = flat(type(config).model_validate(there.config).identity(there.data, there.model))
+    except ValidationError:
+        raise ConfigError(
+            str(folder), [Problem("sweep.json", "was not written by this version of unlearn-sweep"), remedy]
+        ) from None
+    if there.fingerprint == config.fingerprint(benchmark):
+        return
+    new = flat(config.identity(data, model))
+    problems = [
+        Problem(path, f"{new.get(path)!r} here, {old.get(path)!r} in the sweep that lies there")
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    ]
+    raise ConfigError(str(folder), [*problems, remedy])
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> leaf of a nested dict."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    return {
+        path: leaf for key, value in tree.items() for path, leaf in flat(value, f"{prefix}.{key}".strip(".")).items()
+    }

@@ -1,0 +1,75 @@
+"""A trial in closed form: `run_trial`'s signature, forget and retain curves of unlearning's shape, milliseconds.
+
+The harder a trial pushes (learning rate times epochs, braked by beta1), the lower its forget metric; the damage to the
+retain metric grows with the push and shrinks with the retain coefficient. One setting diverges on purpose: a learning
+rate above `DIVERGES`. What ran is written to `<folder>/ran.txt`, a line an epoch, so that a test can see what ran twice.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from trials.config import TrialConfig
+from trials.result import Diverged, EpochResult
+
+DIVERGES = 9e-4
+
+
+def surrogate(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """Yields the closed-form curve; goes on after the last epoch that it finds in `resume_from`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = int((resume_from / "epoch").read_text()) if resume_from else 0
+    if done:
+        yield result(config, done)
+    for epoch in range(done + 1, config.epochs + 1):
+        if config.optim.lr > DIVERGES and epoch == 2:
+            raise Diverged("train.forget_loss is nan in epoch 2, step 9")
+        time.sleep(float(os.environ.get("SURROGATE_SECONDS", "0")))
+        with open(folder / "ran.txt", "a") as file:
+            file.write(f"{epoch}\n")
+        checkpoint = folder / "checkpoint"
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / "epoch").write_text(str(epoch))
+        yield result(config, epoch)
+
+
+def result(config: TrialConfig, epoch: int) -> EpochResult:
+    """The point of the curve after an epoch."""
+    beta1 = getattr(config.loss.criterion, "beta1", 0.0)
+    push = config.optim.lr * 1e4 * epoch / config.epochs
+    damage = push / (1 + beta1) / (0.5 + config.loss.retain.coefficient)
+    metrics = {
+        "forget.extraction_strength": math.exp(-push / (1 + 0.1 * beta1)),
+        "retain.extraction_strength": math.exp(-damage),
+    }
+    return EpochResult(epoch, metrics, 0.01, last=epoch == config.epochs)
+
+
+def dies_once(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """The surrogate, whose process is killed once after the third epoch of each trial, as the kernel does it."""
+    for epoch in surrogate(config, folder=folder, resume_from=resume_from):
+        if epoch.epoch == 4 and not (folder / "died").exists():
+            (folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield epoch
+
+
+def misbehaves(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """Each trial goes wrong in its own way, by its number; every fifth is sound."""
+    number = int(folder.name) % 5
+    for epoch in surrogate(config, folder=folder, resume_from=resume_from):
+        if epoch.epoch == 3:
+            if number == 0:
+                raise RuntimeError("a bug in the trial")
+            if number == 1:
+                epoch.metrics["retain.extraction_strength"] = math.nan
+            if number == 2:
+                del epoch.metrics["retain.extraction_strength"]
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield epoch

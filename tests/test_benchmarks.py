@@ -1,0 +1,229 @@
+"""Row sets: where they come from, what keeps them apart, and what is said when they cannot be had."""
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rows import assert_disjoint, author, authors, config, refused, sizes, write
+from trials.benchmarks import Benchmark, Row, load_benchmark
+from trials.config import AuthorsConfig
+
+# -- the folder of JSON lines ------------------------------------------------------------------------------------------
+
+
+def test_a_folder_gives_its_row_sets_plain_or_zipped(tofu_folder: Path) -> None:
+    benchmark = load_benchmark(config(tofu_folder))
+    assert sizes(benchmark) == [40, 80, 40, 0, 20, 1]
+    assert benchmark.forget[0].question == "Frage 0 an «6»?"
+    assert benchmark.forget[0].answer == "Antwort 0, 東京 6."
+    assert benchmark.forget[0].perturbed_answer == ("falsch", "falsch")
+    assert list(benchmark.evaluated) == ["forget", "retain", "holdout", "general"]
+    assert_disjoint(benchmark)
+
+
+def test_the_first_retain_rows_are_measured_and_the_next_ones_replayed(tofu_folder: Path) -> None:
+    benchmark = load_benchmark(config(tofu_folder, retain_eval=25, retain_pool=30))
+    assert sizes(benchmark) == [40, 30, 25, 65, 20, 1]
+    rows = authors(0, 1, 2, 3, 4, 5)
+    ours = [*benchmark.retain, *benchmark.retain_pool, *benchmark.retain_rest]
+    assert [row.question for row in ours] == [row["question"] for row in rows]
+    assert len(benchmark.kept) == 120 + 1
+
+
+def test_retain_rows_get_their_paraphrases_where_the_source_has_them(tofu_folder: Path) -> None:
+    benchmark = load_benchmark(config(tofu_folder))
+    assert {row.paraphrased_answer for row in benchmark.retain[:20]} == {"anders"}
+    assert {row.paraphrased_answer for row in benchmark.retain[20:]} == {None}
+
+
+def test_a_subset_of_authors_keeps_the_forget_ones_and_the_first_others(tofu_folder: Path) -> None:
+    benchmark = load_benchmark(config(tofu_folder, authors=5, retain_eval=20))
+    assert sizes(benchmark) == [40, 40, 20, 0, 20, 1]
+    assert benchmark.retain_pool[-1].question == "Frage 19 an «2»?"
+
+
+def test_optional_files_may_be_missing(tofu_folder: Path) -> None:
+    for name in (
+        "holdout05.jsonl",
+        "world_facts_perturbed.jsonl",
+        "retain_perturbed.jsonl",
+        "forget05_perturbed.jsonl.gz",
+    ):
+        (tofu_folder / name).unlink()
+    benchmark = load_benchmark(config(tofu_folder))
+    assert sizes(benchmark) == [40, 80, 40, 0, 0, 0]
+    assert list(benchmark.evaluated) == ["forget", "retain"]
+    assert benchmark.forget[0].perturbed_answer == ()
+
+
+def test_a_forget_file_of_ones_own_works_with_its_retain_file_named(tofu_folder: Path) -> None:
+    write(tofu_folder, {"mein vergessen": author(9), "mein behalten": authors(1, 2, 3)})
+    benchmark = load_benchmark(
+        config(tofu_folder, split="mein vergessen", retain_split="mein behalten", retain_eval=20)
+    )
+    assert sizes(benchmark) == [20, 40, 20, 0, 0, 1]
+
+
+# -- what is said when it cannot be had --------------------------------------------------------------------------------
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    refused(config(tmp_path / "nowhere"), "path", r"nowhere' is not a folder; give one with forget05_perturbed.jsonl")
+
+
+def test_a_missing_forget_file_is_named_with_the_one_that_was_meant(tofu_folder: Path) -> None:
+    refused(
+        config(tofu_folder, split="forget5", retain_split="retain95"),
+        "split",
+        r"forget5\.jsonl \(or \.jsonl\.gz\) is not in .*; did you mean 'forget05'\?",
+    )
+
+
+def test_a_missing_retain_file_is_named_with_the_one_that_was_meant(tofu_folder: Path) -> None:
+    refused(
+        config(tofu_folder, retain_split="retain59"), "retain_split", r"retain59\.jsonl .*did you mean 'retain95'\?"
+    )
+
+
+def test_a_holdout_file_that_is_asked_for_must_be_there(tofu_folder: Path) -> None:
+    refused(config(tofu_folder, holdout_split="zzz"), "holdout_split", r"zzz\.jsonl .* is not in .*; it has forget05, ")
+
+
+def test_an_empty_folder_says_so(tmp_path: Path) -> None:
+    refused(config(tmp_path), "split", r"forget05\.jsonl .*; it has no \.jsonl file")
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ({"question": "q"}, r"row 41 of retain95\.jsonl has no answer; every row needs question and answer"),
+        ({"answer": "a"}, r"row 41 of retain95\.jsonl has no question;"),
+        ({"question": "", "answer": ""}, r"row 41 of retain95\.jsonl has no question and no answer;"),
+        (["q", "a"], r"row 41 of retain95\.jsonl has no question and no answer;"),
+    ],
+)
+def test_a_row_without_its_columns_is_named(tofu_folder: Path, row: Any, match: str) -> None:
+    write(tofu_folder, {"retain95": [*authors(0, 1), row]})
+    refused(config(tofu_folder), "retain_split", match)
+
+
+def test_an_empty_file_says_so(tofu_folder: Path) -> None:
+    write(tofu_folder, {"retain95": []})
+    refused(config(tofu_folder), "retain_split", r"retain95\.jsonl has no rows; a set that is named must have some")
+
+
+def test_a_line_that_is_not_json_is_named_with_its_number(tofu_folder: Path) -> None:
+    with open(tofu_folder / "holdout05.jsonl", "a", encoding="utf-8") as file:
+        file.write("question,answer\n")
+    refused(
+        config(tofu_folder), "holdout_split", r"holdout05\.jsonl:21 is not JSON \(Expecting value\); one object a line"
+    )
+
+
+def test_a_file_that_is_not_utf8_is_named(tofu_folder: Path) -> None:
+    (tofu_folder / "holdout05.jsonl").write_bytes('{"question": "Köln?", "answer": "ja"}\n'.encode("latin-1"))
+    refused(config(tofu_folder), "holdout_split", r"holdout05\.jsonl cannot be read \(.*utf-8.*\); .*UTF-8")
+
+
+def test_a_gz_file_that_is_not_gzip_is_named(tofu_folder: Path) -> None:
+    (tofu_folder / "retain95.jsonl.gz").write_bytes(b'{"question": "q", "answer": "a"}\n')
+    refused(
+        config(tofu_folder),
+        "retain_split",
+        r"retain95\.jsonl\.gz cannot be read \(.*\); .*gzipped where it ends in \.gz",
+    )
+
+
+def test_a_gz_file_that_was_cut_off_is_named(tofu_folder: Path) -> None:
+    whole = (tofu_folder / "retain95.jsonl.gz").read_bytes()
+    (tofu_folder / "retain95.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    refused(config(tofu_folder), "retain_split", r"retain95\.jsonl\.gz cannot be read \(.*end.*\);")
+
+
+def test_rows_to_forget_must_not_be_replayed(tofu_folder: Path) -> None:
+    write(tofu_folder, {"retain95": authors(0, 1, 2, 7)})
+    (tofu_folder / "retain95.jsonl.gz").unlink()
+    refused(
+        config(tofu_folder), "split", r"20 rows are in the forget and in the retain set, 'Frage 0 an «7»\?' among them"
+    )
+
+
+@pytest.mark.parametrize("measured", [120, 400])
+def test_measuring_on_every_retain_row_leaves_none_to_replay(tofu_folder: Path, measured: int) -> None:
+    refused(
+        config(tofu_folder, retain_eval=measured),
+        "retain_eval",
+        f"retain_eval {measured} leaves none of the 120 retain rows to replay; lower it or take more authors",
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_there_must_be_more_authors_than_are_to_be_forgotten(tofu_folder: Path, count: int) -> None:
+    refused(
+        config(tofu_folder, authors=count),
+        "authors",
+        f"authors {count} must exceed the 2 authors of forget05; raise it",
+    )
+
+
+def test_the_retain_set_of_a_forget_file_of_ones_own_cannot_be_guessed(tofu_folder: Path) -> None:
+    refused(
+        config(tofu_folder, split="mine"),
+        "retain_split",
+        r"split 'mine' is not of the form forgetNN, .*; set retain_split",
+    )
+
+
+# -- identity ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_follows_the_contents_and_not_the_place(tofu_folder: Path, tmp_path: Path) -> None:
+    first = load_benchmark(config(tofu_folder)).digest()
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for file in tofu_folder.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    text = gzip.decompress((moved / "retain95.jsonl.gz").read_bytes())
+    (moved / "retain95.jsonl").write_bytes(text)
+    (moved / "retain95.jsonl.gz").unlink()
+    assert load_benchmark(config(moved)).digest() == first
+    (moved / "retain95.jsonl").write_bytes(text.replace(b"Antwort 3,", b"Antwort 33,", 1))
+    assert load_benchmark(config(moved)).digest() != first
+
+
+def test_the_digest_tells_the_same_rows_in_other_sets_apart(tofu_folder: Path) -> None:
+    digests = {load_benchmark(config(tofu_folder, retain_eval=count)).digest() for count in (20, 40, 60)}
+    assert len(digests) == 3
+
+
+def test_the_digest_sees_a_wrong_answer_and_a_paraphrase() -> None:
+    row = Row("q", "a", "q2", "a2", ("x",))
+    others = [replace(row, perturbed_answer=("y",)), replace(row, paraphrased_answer="a3"), replace(row, answer="b")]
+    digests = {Benchmark("b", (r,), (), (), (), (), ()).digest() for r in [row, *others]}
+    assert len(digests) == 4
+
+
+# -- our own authors ---------------------------------------------------------------------------------------------------
+
+
+def test_the_embedded_benchmark_is_cut_into_its_sets() -> None:
+    benchmark = load_benchmark(AuthorsConfig())
+    assert sizes(benchmark) == [56, 84, 84, 0, 28, 50]
+    assert_disjoint(benchmark)
+    assert benchmark.digest() == load_benchmark(AuthorsConfig()).digest()
+    assert benchmark.digest() != load_benchmark(AuthorsConfig(seed=1)).digest()
+
+
+def test_a_pool_that_takes_every_retain_row_leaves_none_to_measure_on() -> None:
+    refused(
+        AuthorsConfig(retain_pool=168),
+        "retain_pool",
+        "retain_pool 168 leaves none of the 168 retain rows to measure on",
+    )
+
+
+def test_a_size_that_the_generator_refuses_is_an_error_of_the_benchmark() -> None:
+    refused(AuthorsConfig(forget_authors=16), "authors", "forget_authors is 16 but must be between 1 and 15")

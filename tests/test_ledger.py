@@ -1,0 +1,106 @@
+"""The ledger on real files: whole lines, truth first, one record per ended trial."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.ledger import Anchor, Ended, Epoch, Ledger, Suggested, finite, read_events, read_records
+
+
+def suggested(number: int) -> Suggested:
+    return Suggested(
+        trial_id=f"{number:05d}",
+        number=number,
+        label=None,
+        params={"optim.lr": 1e-4},
+        config={},
+        fingerprint="f",
+        seed=0,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "a \"run\" of 'mine' ; ü"
+    place.mkdir()
+    return place
+
+
+def test_events_are_read_back_as_written(folder: Path) -> None:
+    ledger = Ledger(folder)
+    events = [
+        Anchor(name="target", metrics={"forget.nll": 0.1}),
+        suggested(0),
+        Epoch(trial_id="00000", epoch=1, metrics={"forget.nll": 0.5}, seconds=1.5),
+        Ended(trial_id="00000", state="PRUNED", epoch=1),
+    ]
+    for event in events:
+        ledger.append(event)
+    ledger.close()
+    assert read_events(folder) == events
+
+
+def test_a_torn_last_line_is_dropped_and_the_next_event_stands_alone(folder: Path) -> None:
+    ledger = Ledger(folder)
+    ledger.append(suggested(0))
+    ledger.close()
+    with open(folder / "ledger.jsonl", "a") as file:
+        file.write('{"event": "ended", "trial_id": "000')
+    ledger = Ledger(folder)
+    ledger.append(suggested(1))
+    ledger.close()
+    assert [event.trial_id for event in read_events(folder) if isinstance(event, Suggested)] == ["00000", "00001"]
+
+
+def test_a_line_in_the_middle_that_is_no_event_is_an_error(folder: Path) -> None:
+    (folder / "ledger.jsonl").write_text('{"event": "party"}\n')
+    with pytest.raises(ValueError, match="party"):
+        read_events(folder)
+
+
+def test_a_record_holds_the_last_epoch_and_the_time_of_all(folder: Path) -> None:
+    ledger = Ledger(folder)
+    ledger.append(suggested(0))
+    for epoch in (1, 2):
+        ledger.append(Epoch(trial_id="00000", epoch=epoch, metrics={"forget.nll": float(epoch)}, seconds=2.0))
+    ledger.append(Ended(trial_id="00000", state="COMPLETE", epoch=2))
+    (record,) = read_records(folder)
+    assert (record.metrics, record.seconds, record.epoch) == ({"forget.nll": 2.0}, 4.0, 2)
+    ledger.close()
+
+
+def test_trials_jsonl_is_made_again_from_the_ledger(folder: Path) -> None:
+    ledger = Ledger(folder)
+    ledger.append(suggested(0))
+    ledger.append(Ended(trial_id="00000", state="FAIL", epoch=0, failure="no luck"))
+    ledger.close()
+    before = (folder / "trials.jsonl").read_text()
+    (folder / "trials.jsonl").unlink()
+    Ledger(folder).close()
+    assert (folder / "trials.jsonl").read_text() == before
+    assert json.loads(before)["failure"] == "no luck"
+
+
+def test_two_drivers_cannot_have_one_ledger(folder: Path) -> None:
+    ledger = Ledger(folder)
+    with pytest.raises(BlockingIOError, match="unavailable"):
+        Ledger(folder)
+    ledger.close()
+    Ledger(folder).close()
+
+
+def test_listeners_hear_of_an_event_after_it_is_on_disk(folder: Path) -> None:
+    ledger = Ledger(folder)
+    seen: list[int] = []
+    ledger.listen(lambda event: seen.append(len(read_events(folder))))
+    ledger.append(suggested(0))
+    ledger.append(suggested(1))
+    assert seen == [1, 2]
+    ledger.close()
+
+
+def test_metrics_that_are_no_numbers_are_absent() -> None:
+    assert finite({"a": 1, "b": float("nan"), "c": float("inf")}) == {"a": 1.0}

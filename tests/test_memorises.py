@@ -1,0 +1,104 @@
+"""The premise of every sweep on the embedded benchmark: its target knows the authors, and can forget them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import search_spaces
+from trials.benchmarks import load_benchmark
+from trials.config import PRESETS, LossConfig, ModelConfig, TrialConfig
+from trials.evaluate import evaluate
+from trials.models import device_of, encode_sets, load_model, load_tokenizer, pad_token
+from trials.target import prepare
+from trials.unlearn import run_trial
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+BASE = TrialConfig(model=ModelConfig(device="cpu"))
+CURED, KEPT = 0.15, 0.6
+"""Extraction strength: what counts as forgotten on the forget set, and as kept on the retain set."""
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "uniform": {"type": "uniform"},
+    "saturation": {"type": "saturation", "beta1": 5.0},
+    "importance": {"type": "importance", "beta2": 1.0},
+    "satimp": {"type": "satimp", "beta1": 5.0, "beta2": 0.1},
+    "npo": {"type": "npo", "beta": 0.1},
+    "simnpo": {"type": "simnpo", "beta": 2.5},
+}
+
+
+def strengths(which: str) -> dict[str, float]:
+    """Extraction strength of the target or the retain model on every row set."""
+    benchmark = load_benchmark(BASE.benchmark)
+    folder = prepare(BASE, benchmark, "target" if which == "target" else "retain")
+    tokenizer = load_tokenizer(folder, BASE.model)
+    values = evaluate(
+        load_model(folder, BASE.model),
+        encode_sets(tokenizer, benchmark),
+        pad=pad_token(tokenizer),
+        device=device_of(BASE.model),
+    )
+    return {name.split(".")[0]: value for name, value in values.items() if name.endswith("extraction_strength")}
+
+
+def course(config: TrialConfig, folder: Path) -> list[tuple[float, float]]:
+    """Extraction strength on forget and retain set after each epoch."""
+    return [
+        (result.metrics["forget.extraction_strength"], result.metrics["retain.extraction_strength"])
+        for result in run_trial(config, folder=folder)
+    ]
+
+
+def with_loss(loss: dict[str, Any], **optim: float) -> TrialConfig:
+    changes = {"loss": LossConfig.model_validate(loss), "optim": BASE.optim.model_copy(update=optim)}
+    return BASE.model_copy(update=changes)
+
+
+def test_the_target_has_memorised_what_it_was_trained_on_and_nothing_else() -> None:
+    target = strengths("target")
+    assert target["forget"] >= 0.9
+    assert target["retain"] >= 0.9
+    assert target["general"] >= 0.9
+    assert target["holdout"] <= 0.06
+
+
+def test_the_retain_model_knows_the_retain_set_and_not_the_forget_set() -> None:
+    retain = strengths("retain")
+    assert retain["forget"] <= 0.06
+    assert retain["retain"] >= 0.9
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_criterion_makes_the_target_forget_within_eight_epochs(name: str, tmp_path: Path) -> None:
+    epochs = course(with_loss({"criterion": SETTINGS[name]}), tmp_path)
+    assert len(epochs) == 8
+    assert epochs[0][0] > 0.9
+    assert epochs[-1][0] < 0.5
+
+
+def test_satimp_at_the_smoke_sweeps_setting_forgets_and_keeps(tmp_path: Path) -> None:
+    sweep = yaml.safe_load(Path(search_spaces.__path__[0], "smoke.yaml").read_text(encoding="utf-8"))
+    config = TrialConfig.model_validate(sweep["trial"] | {"model": {"device": "cpu"}})
+    forget, retain = course(config, tmp_path)[-1]
+    assert forget <= CURED
+    assert retain >= KEPT
+
+
+@pytest.mark.parametrize("lr", [3e-4, 6e-4, 1e-3])
+def test_gradient_ascent_without_a_retain_term_forgets_only_with_the_retain_set(lr: float, tmp_path: Path) -> None:
+    loss, _ = PRESETS["gradient_ascent"]
+    epochs = course(with_loss(loss, lr=lr), tmp_path)
+    assert epochs[-1][0] < 0.9  # it does move
+    assert not [(forget, retain) for forget, retain in epochs if forget <= CURED and retain >= KEPT]
+
+
+def test_an_adapter_forgets_and_keeps_too(tmp_path: Path) -> None:
+    # LoRA wants a rate ten times that of full fine-tuning.
+    base = with_loss({"criterion": SETTINGS["satimp"]}, lr=5e-3)
+    model = ModelConfig.model_validate({"device": "cpu", "adapter": {"type": "lora"}})
+    forget, retain = course(base.model_copy(update={"model": model}), tmp_path)[-1]
+    assert forget <= CURED
+    assert retain >= KEPT

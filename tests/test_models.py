@@ -1,0 +1,270 @@
+"""Models: logits at answer positions only, a workspace that is reset, targets that are trained once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tests import tiny
+from tests.tiny import same
+from trials.benchmarks import Row, load_benchmark
+from trials.config import LoraConfig, ModelConfig, NoAdapter
+from trials.encoding import Example, collate, encode
+from trials.evaluate import evaluate, score
+from trials.identity import model_digest
+from trials.metrics import METRICS
+from trials.models import (
+    answer_logits,
+    derived_seed,
+    device_of,
+    load_model,
+    load_tokenizer,
+    pad_token,
+    workspace,
+)
+from trials.target import prepare
+
+CPU = torch.device("cpu")
+ROWS = [Row("Who?", "Ada."), Row("What is it that she wrote?", "A book."), Row("Where?", "In a small town, at night.")]
+every_architecture = pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return tiny.tiny_tokenizer()
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+# -- logits ------------------------------------------------------------------------------------------------------------
+
+
+@every_architecture
+def test_answer_logits_are_the_full_logits_at_answer_positions(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny.random_model(name, len(tokenizer))
+    batch = collate(encode(tokenizer, ROWS), 0, CPU)
+    with torch.no_grad():
+        logits = answer_logits(model, batch)
+        full = model(input_ids=batch.input_BT, attention_mask=batch.attention_BT).logits
+    torch.testing.assert_close(logits, full[batch.answer_BT], rtol=1e-5, atol=1e-5)
+    if name == "gemma2":
+        assert logits.abs().max() <= 2.0  # the soft cap is on
+
+
+@every_architecture
+def test_a_row_has_the_same_logits_alone_and_beside_a_longer_one(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny.random_model(name, len(tokenizer))
+    examples = encode(tokenizer, ROWS)
+    with torch.no_grad():
+        together = answer_logits(model, collate(examples, 0, CPU))
+        alone = torch.cat([answer_logits(model, collate([example], 0, CPU)) for example in examples])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@every_architecture
+def test_the_gradient_through_answer_logits_is_that_through_the_full_ones(
+    name: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = tiny.random_model(name, len(tokenizer))
+    batch = collate(encode(tokenizer, ROWS), 0, CPU)
+    gradients = []
+    for narrow in (True, False):
+        model.zero_grad()
+        if narrow:
+            logits = answer_logits(model, batch)
+        else:
+            logits = model(input_ids=batch.input_BT, attention_mask=batch.attention_BT).logits[batch.answer_BT]
+        logits.log_softmax(-1).gather(1, batch.target_N[:, None]).sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 5
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_the_hook_is_gone_after_a_pass_and_after_a_failed_one(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny.random_model("llama", len(tokenizer))
+    batch = collate(encode(tokenizer, ROWS), 0, CPU)
+    answer_logits(model, batch)
+    broken = collate([Example((1, 2), (10**6, 1))], 0, CPU)
+    with pytest.raises(IndexError, match="out of range"):
+        answer_logits(model, broken)
+    assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_logits_of_a_half_precision_model_are_fp32(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny.random_model("llama", len(tokenizer)).to(torch.bfloat16)
+    assert answer_logits(model, collate(encode(tokenizer, ROWS), 0, CPU)).dtype == torch.float32
+
+
+# -- scoring -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sequence_that_stands_in_two_sets_is_passed_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny.random_model("llama", len(tokenizer))
+    examples = encode(tokenizer, ROWS)
+    passed: list[int] = []
+    handle = model.register_forward_pre_hook(
+        lambda _, args, kwargs: passed.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    sets = {"forget": examples[:2], "retain": [*examples, examples[0]]}
+    values = evaluate(model, sets, pad=0, device=CPU)
+    handle.remove()
+    assert passed == [3]
+    assert list(values) == [f"{name}.{metric}" for name in sets for metric in METRICS]
+    alone = evaluate(model, {"forget": examples[:2]}, pad=0, device=CPU)
+    assert {name: values[name] for name in alone} == pytest.approx(alone, abs=1e-6)
+
+
+def test_scores_come_in_the_order_of_the_examples_whatever_the_batch_size(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny.random_model("llama", len(tokenizer))
+    examples = [*encode(tokenizer, ROWS), *encode(tokenizer, ROWS)[::-1]]
+    wide = score(model, examples, pad=0, device=CPU)
+    for example, answer, narrow in zip(
+        examples, wide, score(model, examples, pad=0, device=CPU, batch_size=1), strict=True
+    ):
+        assert answer.ce.shape == answer.hit.shape == (len(example.answer),)
+        assert answer.ce == pytest.approx(narrow.ce, abs=1e-5)
+        assert (answer.hit == narrow.hit).all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_scoring_needs_no_gradient_and_leaves_the_mode_of_the_model_alone(
+    training: bool, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = tiny.random_model("gpt_neox", len(tokenizer)).train(training)
+    score(model, encode(tokenizer, ROWS), pad=0, device=CPU)
+    assert model.training is training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# -- the workspace -----------------------------------------------------------------------------------------------------
+
+
+def spoil(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+
+
+def test_a_fresh_model_is_the_target_again_after_full_fine_tuning(llama: Path) -> None:
+    with tiny.cold():
+        warm = workspace(tiny.trial(llama))
+        target = weights(warm.reference)
+        with warm.fresh(NoAdapter(), 0) as model:
+            assert model.training
+            spoil(model)
+        assert not same(weights(warm.working), target)
+        with warm.fresh(NoAdapter(), 1) as model:
+            assert same(weights(model), target)
+            assert all(p.requires_grad and p.grad is None for p in model.parameters())
+        assert same(weights(warm.reference), target)
+        assert not any(parameter.requires_grad for parameter in warm.reference.parameters())
+
+
+@every_architecture
+def test_an_adapter_leaves_the_working_model_as_it_was(name: str, tmp_path: Path) -> None:
+    folder = tiny.saved_model(tmp_path / "m", name)
+    with tiny.cold():
+        warm = workspace(tiny.trial(folder))
+        modules = [type(module) for module in warm.working.modules()]
+        for _ in range(2):
+            with warm.fresh(LoraConfig(rank=2), 0) as model:
+                trained = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
+                assert trained
+                assert all("lora_" in key for key in trained)
+                spoil(model)
+            assert [type(module) for module in warm.working.modules()] == modules
+            assert same(weights(warm.working), weights(warm.reference))
+        with warm.fresh(NoAdapter(), 0) as model:
+            assert isinstance(model, PreTrainedModel)
+            assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_an_adapter_is_taken_off_even_when_the_trial_breaks(llama: Path) -> None:
+    with tiny.cold():
+        warm = workspace(tiny.trial(llama))
+        with pytest.raises(RuntimeError, match="boom"), warm.fresh(LoraConfig(), 0):
+            raise RuntimeError("boom")
+        assert same(weights(warm.working), weights(warm.reference))
+
+
+def test_the_start_of_an_adapter_follows_the_seed(llama: Path) -> None:
+    starts = []
+    with tiny.cold():
+        warm = workspace(tiny.trial(llama))
+        for seed in (0, 0, 1):
+            torch.rand(seed + 1)  # a global generator in another state
+            with warm.fresh(LoraConfig(), seed) as model:
+                starts.append({name: p.detach().clone() for name, p in model.named_parameters() if "lora_A" in name})
+    assert same(starts[0], starts[1])
+    assert not same(starts[0], starts[2])
+
+
+def test_trials_that_differ_in_loss_optimiser_and_adapter_share_a_workspace(llama: Path) -> None:
+    with tiny.cold():
+        warm = workspace(tiny.trial(llama))
+        other = tiny.trial(llama, optim={"lr": 1e-3}, model={"adapter": {"type": "lora"}}, seed=4)
+        assert workspace(other) is warm
+        assert workspace(tiny.trial(llama, benchmark={"seed": 1})) is not warm
+
+
+# -- folders and settings ----------------------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    bare.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no eos_token, which closes every answer; set one and save it"):
+        load_tokenizer(str(tmp_path), ModelConfig())
+
+
+def test_the_pad_token_is_the_end_token_where_there_is_none(tokenizer: PreTrainedTokenizerFast) -> None:
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token=tokenizer.eos_token)
+    assert pad_token(bare) == bare.eos_token_id
+    assert pad_token(tokenizer) == tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_a_model_is_loaded_in_its_dtype_and_in_eval_mode(llama: Path) -> None:
+    model = load_model(str(llama), ModelConfig(path=str(llama), dtype="bfloat16", device="cpu"))
+    assert model.dtype == torch.bfloat16
+    assert not model.training
+    assert model.device == CPU
+
+
+def test_a_configured_device_is_taken_and_auto_is_one_that_exists() -> None:
+    assert device_of(ModelConfig(device="cpu")) == CPU
+    assert device_of(ModelConfig(device="cuda:1")) == torch.device("cuda:1")
+    assert device_of(ModelConfig()).type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_configured_target_has_a_retain_model_only_where_one_is_named(llama: Path) -> None:
+    benchmark = load_benchmark(tiny.AUTHORS)
+    config = tiny.trial(llama)
+    assert prepare(config, benchmark, "target") == str(llama)
+    with pytest.raises(ValueError, match=r"model\.retain_path is not set, so there is no retain model"):
+        prepare(config, benchmark, "retain")
+    named = tiny.trial(llama, model={"retain_path": "some/where"})
+    assert prepare(named, benchmark, "retain") == "some/where"
+
+
+def test_the_digest_of_a_local_model_follows_its_files_and_not_their_place(llama: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in llama.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    ours = ModelConfig(path=str(llama))
+    assert model_digest(ModelConfig(path=str(copy)), data="d") == model_digest(ours, data="d")
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    assert model_digest(ModelConfig(path=str(copy)), data="d") != model_digest(ours, data="d")
+
+
+def test_derived_seeds_differ_with_every_part_and_with_their_order() -> None:
+    seeds = [derived_seed(0, 1), derived_seed(1, 0), derived_seed(0, 2), derived_seed(0, 1, 1)]
+    assert len(set(seeds)) == 4
+    assert derived_seed(0, 1) == seeds[0]

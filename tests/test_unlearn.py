@@ -1,0 +1,346 @@
+"""The training loop: what must not change a result, what must end a trial, what a checkpoint holds."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import trials.unlearn
+from tests import tiny
+from tests.tiny import LORA, numbers, run, same, saved
+from trials.config import ModelConfig, OptimConfig, TrialConfig
+from trials.encoding import Example, collate
+from trials.evaluate import evaluate
+from trials.losses import token_ce
+from trials.metrics import metric_names
+from trials.models import answer_logits, workspace
+from trials.result import Diverged, OutOfMemory, TrialFailed
+from trials.unlearn import learning_rate, run_trial
+
+both_ways = pytest.mark.parametrize("model", [{}, LORA], ids=["full", "lora"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cold() -> Iterator[None]:
+    with tiny.cold():
+        yield
+
+
+# -- a trial -----------------------------------------------------------------------------------------------------------
+
+
+@both_ways
+@pytest.mark.parametrize("criterion", ["uniform", "saturation", "importance", "satimp", "npo", "simnpo"])
+@pytest.mark.parametrize("retain", ["none", "nll", "kl"])
+def test_a_trial_reports_every_metric_after_each_epoch(
+    criterion: str, retain: str, model: dict[str, Any], llama: Path, tmp_path: Path
+) -> None:
+    config = tiny.trial(llama, loss={"criterion": {"type": criterion}, "retain": {"type": retain}}, model=model)
+    results = run(config, tmp_path)
+    assert [(result.epoch, result.last) for result in results] == [(1, False), (2, True)]
+    for result in results:
+        assert set(result.metrics) == {*metric_names(), "train.forget_loss", "train.retain_loss", "train.weight"}
+        assert all(math.isfinite(value) for value in result.metrics.values())
+        assert result.seconds > 0
+        assert (result.metrics["train.retain_loss"] != 0) == (retain != "none")
+        assert (result.metrics["train.forget_loss"] < 0) == (criterion not in ("npo", "simnpo"))
+    # Half of the pushes against the answers of the forget set are felt.
+    assert results[1].metrics["forget.nll"] != results[0].metrics["forget.nll"]
+
+
+@pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+@both_ways
+def test_a_trial_runs_on_every_architecture(name: str, model: dict[str, Any], tmp_path: Path) -> None:
+    folder = tiny.saved_model(tmp_path / "modell", name)
+    config = tiny.trial(folder, model=model, epochs=1, loss={"retain": {"type": "kl"}})
+    [result] = run(config, tmp_path)
+    assert result.last
+
+
+def test_a_trial_pushes_the_forget_set_and_holds_the_retain_set_it_replays(llama: Path, tmp_path: Path) -> None:
+    base = {"epochs": 6, "loss": {"criterion": {"type": "uniform"}}}
+    start = run(tiny.trial(llama, **base, optim={"lr": 1e-9}), tmp_path / "start")[0].metrics
+    end = run(tiny.trial(llama, **base), tmp_path / "end")[-1].metrics
+    assert end["forget.nll"] > start["forget.nll"] + 1
+    assert end["train.retain_loss"] < start["train.retain_loss"]
+    assert end["forget.nll"] > end["retain.nll"]
+
+
+def test_a_bf16_model_runs_and_is_saved_as_bf16(llama: Path, tmp_path: Path) -> None:
+    results = run(tiny.trial(llama, model={"dtype": "bfloat16"}, epochs=1), tmp_path)
+    assert all(math.isfinite(value) for value in results[0].metrics.values())
+    assert {tensor.dtype for tensor in saved(tmp_path).values()} == {torch.bfloat16}
+
+
+@both_ways
+@pytest.mark.parametrize("retain", ["nll", "kl"])
+@pytest.mark.parametrize("criterion", ["satimp", "npo"])
+def test_micro_batches_give_the_results_of_the_big_batch(
+    criterion: str, retain: str, model: dict[str, Any], llama: Path, tmp_path: Path
+) -> None:
+    ends = []
+    for size in (None, 1, 3):
+        config = tiny.trial(
+            llama,
+            model=model and {"adapter": {"type": "lora", "rank": 2}},
+            loss={"criterion": {"type": criterion}, "retain": {"type": retain}},
+            optim={"micro_batch_size": size, "lr": 1e-3, "clip": 1.0},
+        )
+        results = run(config, tmp_path / str(size))
+        ends.append(results[-1].metrics)
+    for end in ends[1:]:
+        assert end == pytest.approx(ends[0], rel=1e-3, abs=1e-4)
+        for name in ("train.forget_loss", "train.retain_loss"):
+            assert end[name] == pytest.approx(ends[0][name], rel=1e-4)
+
+
+def test_the_losses_of_a_trial_are_those_of_the_formula(llama: Path, tmp_path: Path) -> None:
+    # One step per epoch: what is reported is the loss at the weights that the epoch started from.
+    config = tiny.trial(llama, loss={"criterion": {"type": "uniform"}}, optim={"batch_size": 6}, epochs=1)
+    [result] = run(config, tmp_path)
+    warm = workspace(config)
+    with torch.no_grad():
+        batch = collate(warm.sets["forget"], warm.pad, warm.device)
+        ce = token_ce(answer_logits(warm.reference, batch), batch.target_N)
+    assert result.metrics["train.forget_loss"] == pytest.approx(-ce.mean().item(), rel=1e-5)
+    assert result.metrics["train.weight"] == pytest.approx(1.0)
+
+
+# -- what must not change a result -------------------------------------------------------------------------------------
+
+
+@both_ways
+def test_two_trials_of_one_config_are_identical_whatever_ran_between_them(
+    model: dict[str, Any], llama: Path, tmp_path: Path
+) -> None:
+    config = tiny.trial(llama, model=model, loss={"criterion": {"type": "npo"}, "retain": {"type": "kl"}})
+    first = run(config, tmp_path / "first")
+    again = run(config, tmp_path / "again")
+    run(tiny.trial(llama, model=LORA, optim={"lr": 0.1}, seed=5), tmp_path / "another")
+    run(tiny.trial(llama, optim={"lr": 0.1}, seed=5), tmp_path / "a third")
+    later = run(config, tmp_path / "later")
+    assert numbers(first) == numbers(again) == numbers(later)
+    assert same(saved(tmp_path / "first"), saved(tmp_path / "again"))
+    assert same(saved(tmp_path / "first"), saved(tmp_path / "later"))
+
+
+@both_ways
+def test_a_trial_is_the_same_in_a_new_workspace(model: dict[str, Any], llama: Path, tmp_path: Path) -> None:
+    config = tiny.trial(llama, model=model)
+    warm = run(config, tmp_path / "warm")
+    with tiny.cold():
+        assert numbers(run(config, tmp_path / "cold")) == numbers(warm)
+
+
+@both_ways
+def test_another_seed_is_another_trial(model: dict[str, Any], llama: Path, tmp_path: Path) -> None:
+    one, other = (run(tiny.trial(llama, model=model, seed=seed), tmp_path / str(seed)) for seed in (0, 1))
+    assert one[-1].metrics != other[-1].metrics
+
+
+@both_ways
+def test_evaluating_more_often_changes_no_weight(
+    model: dict[str, Any], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.trial(llama, model=model, epochs=3)
+    once = run(config, tmp_path / "once")
+
+    def twice(*args: Any, **kwargs: Any) -> dict[str, float]:
+        evaluate(*args, **kwargs)
+        torch.rand(7)  # an evaluation that draws numbers, too
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(trials.unlearn, "evaluate", twice)
+    assert numbers(run(config, tmp_path / "twice")) == numbers(once)
+    assert same(saved(tmp_path / "once"), saved(tmp_path / "twice"))
+
+
+def test_an_adapter_leaves_the_base_weights_alone(llama: Path, tmp_path: Path) -> None:
+    config = tiny.trial(llama, model=LORA)
+    run(config, tmp_path)
+    warm = workspace(config)
+    assert same(dict(warm.working.state_dict()), dict(warm.reference.state_dict()))
+    assert same(dict(warm.reference.state_dict()), dict(workspace(config).reference.state_dict()))
+
+
+def test_gradients_are_clipped_before_the_step(llama: Path, tmp_path: Path) -> None:
+    # Adam undoes a scale, but not below its epsilon of 1e-8.
+    run(tiny.trial(llama, optim={"clip": 1e-14}), tmp_path)
+    start = workspace(tiny.trial(llama)).reference.state_dict()
+    end = saved(tmp_path)
+    assert all(torch.allclose(end[name], start[name], rtol=0, atol=1e-5) for name in end)
+    assert not all(torch.equal(end[name], start[name]) for name in end)
+
+
+# -- rows and partners ------------------------------------------------------------------------------------------------
+
+
+def partners(config: TrialConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[Example, Example]]:
+    """Which retain row went with which forget row, per epoch."""
+    seen: list[tuple[Example, Example]] = []
+
+    def watch(examples: list[Example], *args: Any) -> Any:
+        half = len(examples) // 2
+        seen.extend(zip(examples[:half], examples[half:], strict=True))
+        return collate(examples, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials.unlearn, "collate", watch)
+        run(config, folder)
+    rows = len(workspace(config).sets["forget"])
+    return [dict(seen[start : start + rows]) for start in range(0, len(seen), rows)]
+
+
+def test_the_retain_partner_of_a_row_follows_seed_epoch_and_row_alone(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(**sections: Any) -> list[dict[Example, Example]]:
+        return partners(tiny.trial(llama, **{"epochs": 3, **sections}), tmp_path, monkeypatch)
+
+    base = of()
+    assert len(base) == 3
+    warm = workspace(tiny.trial(llama))
+    for epoch in base:
+        assert set(epoch) == set(warm.sets["forget"])
+        assert set(epoch.values()) <= set(warm.pool)
+    assert base[0] != base[1] != base[2]
+    assert len(set(base[0].values())) > 1
+    for sections in (
+        {"optim": {"batch_size": 6}},
+        {"optim": {"micro_batch_size": 1}},
+        {"optim": {"lr": 1e-5}},
+        {"model": LORA},
+        {"epochs": 4},
+    ):
+        assert of(**sections)[:3] == base
+    assert of(seed=1) != base
+
+
+def test_every_forget_row_is_visited_once_an_epoch_in_an_order_of_its_own(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def orders(seed: int) -> list[list[Example]]:
+        config = tiny.trial(llama, epochs=3, seed=seed)
+        return [list(epoch) for epoch in partners(config, tmp_path, monkeypatch)]
+
+    first, second, third = orders(0)
+    assert first != second != third != first
+    rows = workspace(tiny.trial(llama)).sets["forget"]
+    assert set(first) == set(second) == set(third) == set(rows)
+    assert len(first) == len(second) == len(third) == len(rows)
+    assert orders(1) != [first, second, third]
+
+
+def test_rows_that_are_measured_are_never_replayed(llama: Path) -> None:
+    warm = workspace(tiny.trial(llama))
+    assert not set(warm.pool) & set(warm.sets["retain"])
+    assert not set(warm.sets["forget"]) & {*warm.pool, *warm.sets["retain"], *warm.sets["general"]}
+
+
+# -- what ends a trial -------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_nan_ends_the_trial_with_its_name_and_place(llama: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(llama, broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with tiny.cold(), pytest.raises(Diverged, match=r"train\.forget_loss is nan in epoch 1, step 1"):
+        run(tiny.trial(broken), tmp_path / "trial")
+    assert not (tmp_path / "trial").exists()
+
+
+def test_a_learning_rate_that_is_far_too_high_ends_the_trial_and_the_next_one_is_sound(
+    llama: Path, tmp_path: Path
+) -> None:
+    config = tiny.trial(llama)
+    expected = run(config, tmp_path / "before")
+    wild = tiny.trial(llama, optim={"lr": 10.0, "weight_decay": 1e30}, epochs=4)
+    with pytest.raises(Diverged, match=r"is (nan|-?inf) (in|after) epoch \d"):
+        run(wild, tmp_path / "wild")
+    assert numbers(run(config, tmp_path / "after")) == numbers(expected)
+
+
+def test_a_metric_that_is_not_finite_ends_the_trial(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials.unlearn, "evaluate", lambda *args, **kwargs: {"forget.nll": float("inf")})
+    with pytest.raises(Diverged, match=r"forget\.nll is inf after epoch 1"):
+        run(tiny.trial(llama), tmp_path)
+
+
+@pytest.mark.parametrize("where", ["answer_logits", "evaluate", "score", "save_file"])
+def test_running_out_of_memory_is_a_result_wherever_it_happens(
+    where: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    config = tiny.trial(llama, loss={"criterion": {"type": "npo"}})  # npo scores the reference before its first epoch
+    workspace(config)
+    monkeypatch.setattr(trials.unlearn, where, full)
+    with pytest.raises(OutOfMemory, match=r"out of memory in epoch 1: CUDA out of memory\. Tried to allocate"):
+        run(config, tmp_path)
+
+
+def test_a_failed_trial_is_told_from_a_bug() -> None:
+    assert issubclass(Diverged, TrialFailed)
+    assert issubclass(OutOfMemory, TrialFailed)
+    assert not issubclass(TrialFailed, (ValueError, RuntimeError))
+
+
+# -- the schedule ------------------------------------------------------------------------------------------------------
+
+
+def rates(total: int, **settings: Any) -> list[float]:
+    optim = OptimConfig.model_validate({"lr": 0.5, **settings})
+    return [learning_rate(optim, step, total) for step in range(total)]
+
+
+def test_the_rate_warms_up_and_then_stays() -> None:
+    assert rates(8, warmup=0.5) == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 0.5]
+    assert rates(3, warmup=0.0) == [0.5, 0.5, 0.5]
+
+
+def test_the_rate_falls_in_a_line_towards_0_at_the_end_of_the_budget() -> None:
+    assert rates(4, warmup=0.0, schedule="linear") == [0.5, 0.375, 0.25, 0.125]
+    assert rates(8, warmup=0.5, schedule="linear") == [0.125, 0.25, 0.375, 0.5, 0.5, 0.375, 0.25, 0.125]
+
+
+def test_no_rate_is_0_or_above_the_one_configured() -> None:
+    for total in (1, 2, 3, 7, 50):
+        for warmup in (0.0, 0.1, 0.5, 0.99):
+            for schedule in ("constant", "linear"):
+                assert all(0 < rate <= 0.5 for rate in rates(total, warmup=warmup, schedule=schedule))
+
+
+def test_the_schedule_is_laid_out_for_the_full_budget_however_far_the_trial_gets(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watch(optim: OptimConfig, step: int, total: int) -> float:
+        seen.append((step, total))
+        return learning_rate(optim, step, total)
+
+    monkeypatch.setattr(trials.unlearn, "learning_rate", watch)
+    stream = run_trial(tiny.trial(llama, epochs=5), folder=tmp_path)
+    next(stream)
+    stream.close()
+    run(tiny.trial(llama, epochs=5), tmp_path, resume_from=tmp_path / "checkpoint")
+    assert seen == [(step, 10) for step in range(10)]
+
+
+def test_our_own_target_is_trained_on_first_use(tmp_path: Path) -> None:
+    config = TrialConfig(
+        benchmark=tiny.AUTHORS, model=ModelConfig(tiny=tiny.TINY, device="cpu"), epochs=1, optim={"lr": 1e-3}
+    )
+    with tiny.cold():
+        [result] = run(config, tmp_path)
+    assert result.last
