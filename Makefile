@@ -15,8 +15,10 @@ lint: .venv/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.installed-test
-	$(BIN)/python -m pytest tests/bench --bench
+bench: .venv/.installed
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/warm_worker.py
+	$(BIN)/python benchmarks/shared_pass.py
 
 docs: .venv/.installed
 	$(BIN)/python -m orchestrator.reference > docs/reference.md

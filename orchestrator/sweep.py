@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -222,12 +223,14 @@ def _run_rounds(
     console: Console,
 ) -> None:
     """Runs trials until the budget is used up, again from the ledger each time that Ray gives up."""
-    fits = capacity(sweep.resources)
+    concurrent = sweep.budget.concurrent or capacity(sweep.resources)
+    # Ray starts one worker after the other unless told how many may be on their way.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
     lost: Counter[str] = Counter()
     with SweepProgress(sweep, console, ledger.events) as progress:
         ledger.listen(progress)
         while True:
-            searcher = StudySearcher(sweep, ledger, folder, concurrent=sweep.budget.concurrent or fits, digests=digests)
+            searcher = StudySearcher(sweep, ledger, folder, concurrent=concurrent, digests=digests)
             rungs = Rungs(sweep)
             rungs.replay(ledger.events)
             cause: BaseException | None = None

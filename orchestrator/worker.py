@@ -29,15 +29,7 @@ class Worker(tune.Trainable):
 
     def setup(self, config: dict[str, Any], trial: TrialFunction | None = None, threads: int = 1) -> None:
         """Called once a process, with its first trial."""
-        if trial is None:
-            import torch  # not before now: the driver imports this module too, and needs no torch
-
-            from trials.unlearn import run_trial
-
-            torch.set_num_threads(threads)
-            trial = run_trial
-        self._trial = trial
-        self._log: logging.Handler | None = None
+        self._trial, self._threads = trial, threads
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -65,11 +57,9 @@ class Worker(tune.Trainable):
 
     def cleanup(self) -> None:
         """Ends the current trial and frees what it held."""
-        if isinstance(self._epochs, Generator):
-            self._epochs.close()
-        if self._log:
-            logging.getLogger().removeHandler(self._log)
-            self._log.close()
+        self._epochs.close()
+        logging.getLogger().removeHandler(self._log)
+        self._log.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
         folder = Path(config["folder"])
@@ -79,8 +69,21 @@ class Worker(tune.Trainable):
         self._log = logging.FileHandler(folder / "log.txt", delay=True, encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(self._log)
+        self._epochs = self._run(trial, folder)
+
+    def _run(self, trial: TrialConfig, folder: Path) -> Generator[EpochResult]:
+        """The trial's epochs. Torch is imported with the first, not when the process starts: Ray gives up a worker that
+        is slower to start than a trial is to run, and would never get a second one."""
+        function = self._trial
+        if function is None:
+            import torch
+
+            from trials.unlearn import run_trial
+
+            torch.set_num_threads(self._threads)
+            function = run_trial
         checkpoint = folder / "checkpoint"
-        self._epochs = self._trial(trial, folder=folder, resume_from=checkpoint if checkpoint.exists() else None)
+        yield from function(trial, folder=folder, resume_from=checkpoint if checkpoint.exists() else None)
 
     def _failure(self, message: str) -> dict[str, Any]:
         return {"epoch": -1, "metrics": {}, "seconds": 0.0, "failure": message, "done": True}

@@ -2,7 +2,7 @@
 
 The harder a trial pushes (learning rate times epochs, braked by beta1), the lower its forget metric; the damage to the
 retain metric grows with the push and shrinks with the retain coefficient. One setting diverges on purpose: a learning
-rate above `DIVERGES`. What ran is written to `<folder>/ran.txt`, a line an epoch, so that a test can see what ran twice.
+rate above `DIVERGES`. What ran is written to `<folder>/ran.txt`, a line an epoch: a test sees what ran twice.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def imports_of(module: str, source: str) -> Iterator[Import]:
                 names = [name for name in inner if name in ours] or [child.module or ""]
             for name in names:
                 if name.split(".")[0] not in sys.stdlib_module_names:
-                    yield Import(module, name, child.lineno, where)  # type: ignore[attr-defined]
+                    yield Import(module, name, child.lineno, where)
             if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
                 yield from walk(child, "for types")
             elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -277,6 +277,6 @@ def test_every_module_and_all_that_is_public_has_a_docstring() -> None:
         bare += [
             place
             for place, node in places
-            if not place.rpartition(".")[2].startswith("_") and not ast.get_docstring(node)  # type: ignore[arg-type]
+            if not place.rpartition(".")[2].startswith("_") and not ast.get_docstring(node)
         ]
     assert bare == []

@@ -53,8 +53,10 @@ def test_the_documents_that_are_looked_at_are_there() -> None:
 
 
 def test_commands_are_found_in_blocks_however_they_are_written() -> None:
-    text = "```sh\n$ cd x\n$ .venv/bin/unlearn-sweep run x \\\n  --set a=b && X=1 unlearn-sweep ui &\n```\n`unlearn-sweep no`"
-    assert list(command_lines(text)) == [".venv/bin/unlearn-sweep run x --set a=b", "X=1 unlearn-sweep ui"]
+    text = (
+        "```\n$ cd\n$ .venv/bin/unlearn-sweep run y \\\n  --set a=b && X=1 unlearn-sweep ui &\n```\n`unlearn-sweep x`"
+    )
+    assert list(command_lines(text)) == [".venv/bin/unlearn-sweep run y --set a=b", "X=1 unlearn-sweep ui"]
 
 
 @pytest.mark.parametrize(("file", "line"), COMMANDS)
@@ -186,7 +188,7 @@ SOURCE = re.compile(r"arXiv \d{4}\.\d{4,5}|section \d")
 @pytest.mark.parametrize("criterion", typing.get_args(typing.get_args(Forget)[0]), ids=lambda c: c.__name__)
 def test_every_criterion_has_a_source(criterion: type) -> None:
     """In its docstring, in its formula's, or in that of a preset with it (`section` is of the module's source)."""
-    kind = criterion.model_fields["type"].default  # type: ignore[attr-defined]
+    kind = criterion.model_fields["type"].default
     words = [criterion.__doc__ or "", getattr(getattr(criterion, "formula", None), "__doc__", None) or ""]
     words += [source for loss, source in PRESETS.values() if loss["criterion"]["type"] == kind]
     assert any(SOURCE.search(text) for text in words)
@@ -218,6 +220,8 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
     if listed.returncode:
         pytest.skip("not a checkout: no list of files")
     pattern = re.compile(rf"(?<![\w.~$}}])(?:{'|'.join(PLACES)})")
+    assert pattern.search("in /" + "work/x")
+    assert pattern.search('"/' + "tmp/x")
     found = []
     for name in filter(None, listed.stdout.split("\0")):
         file = ROOT / name

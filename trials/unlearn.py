@@ -3,8 +3,8 @@
 `run_trial` is a generator of epoch results and hides model, data, loss, optimiser, evaluation and checkpoints. It has
 never heard of Ray: a worker, `unlearn-sweep trial` and a test all run it with a for loop.
 
-All randomness is drawn from generators keyed by what it is for, (seed, epoch) or (seed, epoch, row), never from one
-running stream: evaluating more often, or resuming, cannot change a weight.
+All randomness is drawn from generators keyed by what it is for, then (seed, epoch) or (seed, epoch, row), never from
+one running stream: evaluating more often, or resuming, cannot change a weight.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from trials.losses import forget_loss, retain_kl, retain_nll, token_ce
 from trials.models import Workspace, answer_logits, derived_seed, workspace
 from trials.result import Diverged, EpochResult, OutOfMemory
 from trials.weighting import CriterionConfig, TokenStats, token_weights
+
+
+_ORDER, _PARTNER, _DROPOUT = 1, 2, 3
 
 
 def run_trial(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
@@ -88,8 +91,8 @@ class _Trial:
         """Trains one epoch and evaluates."""
         started = time.perf_counter()
         seed, epoch, size = self.config.seed, self.epoch, self.config.optim.batch_size
-        torch.manual_seed(derived_seed(seed, epoch))  # dropout draws from the global generator
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.forget)).tolist()
+        torch.manual_seed(derived_seed(_DROPOUT, seed, epoch))  # dropout draws from the global generator
+        order = np.random.default_rng([_ORDER, seed, epoch]).permutation(len(self.forget)).tolist()
         sums: dict[str, float] = {}
         for step, start in enumerate(range(0, len(order), size)):
             for name, value in self._step(epoch * self.steps_an_epoch + step, order[start : start + size]).items():
@@ -107,7 +110,7 @@ class _Trial:
         partners = self._partners(rows) if loss.retain.type != "none" else []
         tokens = sum(len(self.forget[row].answer) for row in rows)
         retain_tokens = sum(len(example.answer) for example in partners)
-        parts = {"train.forget_loss": 0.0, "train.retain_loss": 0.0, "train.weight": 0.0}
+        parts = {"train.forget_loss": 0.0, "train.retain_loss": 0.0}
         size = optim.micro_batch_size or optim.batch_size
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
@@ -126,7 +129,7 @@ class _Trial:
             if isinstance(loss.criterion, CriterionConfig):
                 stats = TokenStats(ce_BA, mask_BA)
                 weights_BA = token_weights(loss.criterion, stats, granularity=loss.granularity)
-                parts["train.weight"] += weights_BA.sum().item() / tokens
+                parts["train.weight"] = parts.get("train.weight", 0.0) + weights_BA.sum().item() / tokens
         for name, value in parts.items():
             if not math.isfinite(value):
                 raise Diverged(f"{name} is {value} in epoch {self.epoch + 1}, step {step + 1}")
@@ -166,8 +169,8 @@ class _Trial:
     def _partners(self, rows: Sequence[int]) -> list[Example]:
         """A retain row for each forget row, drawn by a generator of its own."""
         pool = self.warm.pool
-        draws = (np.random.default_rng([self.config.seed, self.epoch, int(row)]).integers(len(pool)) for row in rows)
-        return [pool[draw] for draw in draws]
+        keys = ([_PARTNER, self.config.seed, self.epoch, int(row)] for row in rows)
+        return [pool[np.random.default_rng(key).integers(len(pool))] for key in keys]
 
     # -- checkpoints: safetensors and JSON, nothing pickled --------------------------------------------------------
 
