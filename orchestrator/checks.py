@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from orchestrator.ledger import SweepInfo
-from orchestrator.problems import ConfigError, Problem, did_you_mean, problems_of
+from orchestrator.problems import Problem, did_you_mean, problems_of
 from orchestrator.tracking_uri import check_reachable, resolve_uri
 from search_spaces.space import SearchSpace, SpaceError, conditions, get_path, with_paths
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
@@ -198,40 +197,3 @@ def _check_places(config: SweepConfig, output: Path) -> list[Problem]:
 
 
 # -- a run folder ------------------------------------------------------------------------------------------------------
-
-
-def check_folder(folder: Path, config: SweepConfig, benchmark: Benchmark) -> None:
-    """Makes sure that a run folder, where there is one, is this sweep's.
-
-    Raises:
-        ConfigError: It is another sweep's, with the fields in which they differ.
-    """
-    if not (folder / "sweep.json").exists():
-        return
-    remedy = Problem("", "the folder holds another sweep; give `name` another value, or --output another folder")
-    data, model = config.digests(benchmark)
-    try:
-        there = SweepInfo.read(folder)
-        old = flat(type(config).model_validate(there.config).identity(there.data, there.model))
-    except ValidationError:
-        raise ConfigError(
-            str(folder), [Problem("sweep.json", "was not written by this version of unlearn-sweep"), remedy]
-        ) from None
-    if there.fingerprint == config.fingerprint(benchmark):
-        return
-    new = flat(config.identity(data, model))
-    problems = [
-        Problem(path, f"{new.get(path)!r} here, {old.get(path)!r} in the sweep that lies there")
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
-    ]
-    raise ConfigError(str(folder), [*problems, remedy])
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted path -> leaf of a nested dict."""
-    if not isinstance(tree, dict) or not tree:
-        return {prefix: tree}
-    return {
-        path: leaf for key, value in tree.items() for path, leaf in flat(value, f"{prefix}.{key}".strip(".")).items()
-    }

@@ -53,8 +53,8 @@ def run(file: File, settings: Set = None, output: Output = Path("runs")) -> None
     Examples: `unlearn-sweep run smoke`, or
     `unlearn-sweep run tofu_tiny --set trial.benchmark.path=tofu/ --set budget.trials=16`
     """
-    from orchestrator.checks import check_folder
     from orchestrator.config import load_sweep
+    from orchestrator.folder import check_folder
     from orchestrator.problems import find_sweep
 
     sweep, benchmark = load_sweep(file, settings or [], output=output)

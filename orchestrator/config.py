@@ -8,6 +8,7 @@ All problems are collected and reported at once.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -221,6 +222,6 @@ def _absolute(config: SweepConfig) -> SweepConfig:
         "model.path": model.path,
         "model.retain_path": model.retain_path,
     }.items():
-        if value and Path(value).expanduser().exists():
-            changes[path] = str(Path(value).expanduser().resolve())
+        if value and os.path.exists(place := os.path.expanduser(value)):
+            changes[path] = os.path.realpath(place)
     return config.model_copy(update={"trial": config.trial_at(changes)}) if changes else config

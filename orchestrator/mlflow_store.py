@@ -11,23 +11,21 @@ found by their tags and reused, and a run that is already ended as the ledger sa
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.front import front_of, hypervolume_of
 from orchestrator.ledger import Anchor, Ended, Epoch, Event, Record, Suggested, SweepInfo, records
+from orchestrator.mlflow_client import charted, client_of, metric_key, milliseconds, params_of, runs_of, sweep_tag
 from orchestrator.tracking_uri import TrackingError, redacted, require_store, sqlite_path
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Experiment, Metric, Run
 
 _T = TypeVar("_T")
@@ -35,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 # MLflow takes 1000 entities a batch, of which 100 parameters and 100 tags.
 _METRICS, _PARAMS, _TAGS = 800, 100, 100
-_PARAM_VALUE, _TAG_VALUE, _KEY = 6000, 5000, 250
+_TAG_VALUE = 5000
 _TEXTS = ("sweep.yaml", "sweep.json", "report.md", "report.html", "front.csv", "front.json")
 
 
@@ -95,7 +93,7 @@ class Store:
         self.parent = parent or self._create_parent()
         self.run_id: str = self.parent.info.run_id
         known = self.parent.data.params
-        self._send(self.run_id, [], {k: v for k, v in _flat(self.info.config).items() if k not in known}, {})
+        self._send(self.run_id, [], {k: v for k, v in params_of(self.info.config).items() if k not in known}, {})
 
     @property
     def open_trials(self) -> int:
@@ -159,7 +157,7 @@ class Store:
         for path in sorted((self.folder / "figures").glob("*")):
             self.client.log_artifact(self.run_id, str(path), "figures")
         if interrupted is not None or not self.open_trials:
-            self.client.set_terminated(self.run_id, "KILLED" if interrupted else "FINISHED", _ms(self._last))
+            self.client.set_terminated(self.run_id, "KILLED" if interrupted else "FINISHED", milliseconds(self._last))
 
     def _flush_trial(self, trial_id: str, events: Sequence[Event]) -> None:
         trial = next(e for e in self._events[trial_id] if isinstance(e, Suggested))
@@ -178,11 +176,11 @@ class Store:
         if ended:
             tags |= {"state": ended.state, "epoch": str(ended.epoch)}
             tags |= {"failure": ended.failure} if ended.failure else {}
-        params = {key: value for key, value in _flat(trial.config).items() if key not in child.params}
+        params = {key: value for key, value in params_of(trial.config).items() if key not in child.params}
         self._send(child.run_id, metrics, params, tags)
         child.params |= params.keys()
         if ended:
-            self.client.set_terminated(child.run_id, _STATUS[ended.state], _ms(ended.at))
+            self.client.set_terminated(child.run_id, _STATUS[ended.state], milliseconds(ended.at))
             child.sealed = ended.state, str(ended.epoch)
         self._sent.add(trial_id)
 
@@ -233,7 +231,7 @@ class Store:
         tags |= {"git_commit": info.git_commit, "mlflow.source.git.commit": info.git_commit} if info.git_commit else {}
         tags |= {"data": info.data, "model": info.model}
         tags |= {f"versions.{key}": value for key, value in info.versions.items()}
-        return self.client.create_run(self.experiment.experiment_id, _ms(info.created), tags, info.name)
+        return self.client.create_run(self.experiment.experiment_id, milliseconds(info.created), tags, info.name)
 
     def _create_child(self, trial: Suggested) -> _Child:
         tags = {
@@ -249,42 +247,7 @@ class Store:
         if self.info.git_commit:
             tags["git_commit"] = tags["mlflow.source.git.commit"] = self.info.git_commit
         name = f"{trial.trial_id} {redacted(trial.label)}" if trial.label else trial.trial_id
-        return _child(self.client.create_run(self.experiment.experiment_id, _ms(trial.at), tags, name))
-
-
-def client_of(uri: str) -> MlflowClient:
-    """A client whose calls to a dead server end in seconds."""
-    # Defaults of MLflow keep a call to a dead server for minutes, and print the URI with its password.
-    for key, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    }.items():
-        os.environ.setdefault(key, value)
-    from mlflow import MlflowClient
-
-    # One line of ours says that a server is gone; a line for each attempt would bury the sweep's own.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri)
-
-
-def runs_of(client: MlflowClient, experiment_id: str, sweep: str) -> Iterator[Run]:
-    """Every run of a sweep, oldest first."""
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment_id],
-            f"tags.sweep = '{sweep}'",
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+        return _child(self.client.create_run(self.experiment.experiment_id, milliseconds(trial.at), tags, name))
 
 
 def _child(run: Run) -> _Child:
@@ -298,42 +261,10 @@ def _child(run: Run) -> _Child:
     )
 
 
-def sweep_tag(info: SweepInfo) -> str:
-    """Value of the tag `sweep`: by it the runs of a sweep are found."""
-    return f"{info.fingerprint}-{_ms(info.created)}"
-
-
-def _ms(at: float) -> int:
-    return round(at * 1000)
-
-
-def metric_key(name: str) -> str:
-    """A name that MLflow takes."""
-    return re.sub(r"[^\w\-. :/]", "_", name)[:_KEY]
-
-
-def charted(name: str) -> str:
-    """Name of a trial's metric in MLflow: one section of charts a row set."""
-    return name.replace(".", "/")
-
-
 def _points(values: Mapping[str, float], at: float, step: int) -> list[Metric]:
     from mlflow.entities import Metric
 
-    return [Metric(metric_key(name), value, _ms(at), step) for name, value in values.items()]
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested mapping by dotted path; a list is one value, written as JSON."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{path}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            flat[metric_key(path)] = redacted(text)[:_PARAM_VALUE]
-    return flat
+    return [Metric(metric_key(name), value, milliseconds(at), step) for name, value in values.items()]
 
 
 def _chunks(items: Sequence[_T], size: int) -> Iterator[list[_T]]:

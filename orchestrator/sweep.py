@@ -8,26 +8,24 @@ driver, and the recovery from a crash of the whole Ray run differ only in how th
 from __future__ import annotations
 
 import contextlib
-import csv
 import logging
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ray import tune
 from rich.console import Console
 
 from orchestrator.cluster import capacity, connect, disconnect
 from orchestrator.config import SweepConfig
-from orchestrator.ledger import Anchor, Ended, Epoch, Event, Ledger, SweepInfo, write_atomically
+from orchestrator.folder import keep_house, open_folder
+from orchestrator.ledger import Anchor, Ledger
 from orchestrator.prepare import PrepareError, prepare_models
 from orchestrator.problems import ConfigError, Problem, RunFailed
 from orchestrator.progress import SweepProgress
@@ -36,7 +34,7 @@ from orchestrator.rungs import Rungs
 from orchestrator.schedulers import RungScheduler
 from orchestrator.study import StudySearcher
 from orchestrator.tracking import Tracker
-from orchestrator.tracking_uri import TrackingError, resolve_uri
+from orchestrator.tracking_uri import TrackingError
 from orchestrator.ui import UI, ui_links
 from orchestrator.worker import TrialFunction, Worker
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
@@ -123,7 +121,7 @@ def _see_through(
     """Models, trials, report; whatever ends the trials, what is recorded is reported."""
     tracker = Tracker(folder)
     ledger.listen(tracker)
-    ledger.listen(lambda event: _keep_house(folder, ledger, event))
+    ledger.listen(lambda event: keep_house(folder, ledger, event))
     ended: Literal["finished", "interrupted"] = "finished"
     try:
         if trial is None:
@@ -143,63 +141,6 @@ def _see_through(
             links = ui_links(folder, UI)
     report = write_report(folder, links)
     return Outcome(folder, report, ended, links, tracker.finish(timeout=60))
-
-
-def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: str, output: Path) -> None:
-    """Makes the run folder, or makes sure that an existing one is this sweep's.
-
-    Raises:
-        ConfigError: It is another sweep's, with the fields in which they differ.
-    """
-    data, model = sweep.digests(benchmark)
-    if (folder / "sweep.json").exists():
-        there = SweepInfo.read(folder)
-        if there.fingerprint != sweep.fingerprint(benchmark):
-            raise ConfigError(str(folder), _differences(there, sweep, benchmark))
-        created = there.created
-    else:
-        created = time.time()
-    folder.mkdir(parents=True, exist_ok=True)
-    info = SweepInfo(
-        name=sweep.name,
-        benchmark=sweep.trial.benchmark.name,
-        config=sweep.model_dump(mode="json"),
-        objectives=dict(sweep.objectives),
-        reference_point=sweep.worst(),
-        fingerprint=sweep.fingerprint(benchmark),
-        data=data,
-        model=model,
-        tracking_uri=resolve_uri(output.resolve(), sweep.tracking.uri),
-        git_commit=_git_commit(),
-        versions={name: version(name) for name in ("unlearn-sweep", "torch", "transformers", "peft", "ray", "optuna")},
-        created=created,
-    )
-    write_atomically(folder / "sweep.json", info.model_dump_json(indent=1) + "\n")
-    if source:
-        write_atomically(folder / "sweep.yaml", source)
-
-
-def _differences(there: SweepInfo, sweep: SweepConfig, benchmark: Benchmark) -> list[Problem]:
-    old = flat(SweepConfig.model_validate(there.config).identity(there.data, there.model))
-    new = flat(sweep.identity(*sweep.digests(benchmark)))
-    problems = [
-        Problem(path, f"{new.get(path)!r} here, {old.get(path)!r} in the sweep that lies there")
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
-    ]
-    return [
-        *problems,
-        Problem("", "the folder holds another sweep; give `name` another value, or --output another folder"),
-    ]
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted path -> leaf of a nested dict."""
-    if not isinstance(tree, dict) or not tree:
-        return {prefix: tree}
-    return {
-        path: leaf for key, value in tree.items() for path, leaf in flat(value, f"{prefix}.{key}".strip(".")).items()
-    }
 
 
 def _anchors(sweep: SweepConfig, ledger: Ledger, console: Console) -> None:
@@ -278,22 +219,6 @@ def _tuner(
     )
 
 
-def _keep_house(folder: Path, ledger: Ledger, event: Event) -> None:
-    """When a trial ends: its metrics as a table, and no checkpoint unless it ran to the full budget."""
-    if not isinstance(event, Ended):
-        return
-    place = folder / "trials" / event.trial_id
-    if event.state != "COMPLETE":
-        shutil.rmtree(place / "checkpoint", ignore_errors=True)
-    epochs = [e for e in ledger.events if isinstance(e, Epoch) and e.trial_id == event.trial_id]
-    place.mkdir(parents=True, exist_ok=True)
-    columns = dict.fromkeys(name for epoch in epochs for name in epoch.metrics)
-    with open(place / "metrics.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["epoch", "seconds", *columns])
-        table.writerows([e.epoch, f"{e.seconds:.3f}", *(e.metrics.get(name) for name in columns)] for e in epochs)
-
-
 @contextlib.contextmanager
 def _logging_to(file: Path) -> Iterator[None]:
     """Sends the driver's and Ray's log lines to a file: the screen is for results."""
@@ -327,13 +252,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _git_commit() -> str | None:
-    """Commit of the code that runs, None where it is not a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

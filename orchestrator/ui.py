@@ -17,7 +17,7 @@ from pathlib import Path
 
 from orchestrator.front import front_of
 from orchestrator.ledger import SweepInfo, read_events, records
-from orchestrator.mlflow_store import charted, client_of, metric_key, runs_of, sweep_tag
+from orchestrator.mlflow_client import charted, client_of, metric_key, runs_of, sweep_tag
 from orchestrator.tracking_uri import TrackingError, recorded_uri, redacted, refusal, require_store, resolve_uri, uri_of
 
 UI = "http://127.0.0.1:5000"

@@ -203,6 +203,15 @@ def get_path(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:
     return node
 
 
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> leaf of a nested dict."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    return {
+        path: leaf for key, value in tree.items() for path, leaf in flat(value, f"{prefix}.{key}".strip(".")).items()
+    }
+
+
 def with_paths(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a nested dict with values set at dotted paths.
 

@@ -7,6 +7,7 @@ arrivals interleave the same way each time.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,21 @@ def simulate(
     searcher = StudySearcher(sweep, ledger, folder, concurrent=workers, digests=("data", "model"))
     rungs = Rungs(sweep)
     rungs.replay(ledger.events)
+    drive(sweep, searcher, rungs, workers=workers, trial=trial, most=most)
+    return ledger
+
+
+def drive(
+    sweep: SweepConfig,
+    searcher: StudySearcher,
+    rungs: Rungs,
+    *,
+    workers: int,
+    trial: Any = surrogate,
+    most: int = 10**9,
+    crash: Callable[[StudySearcher], BaseException | None] = lambda searcher: None,
+) -> None:
+    """What Ray does with a searcher and a scheduler. Raises what `crash` returns after an epoch."""
     clock, started = 0.0, 0
     waiting: list[tuple[float, str, dict[str, Any], Any]] = []
     while True:
@@ -36,13 +52,12 @@ def simulate(
                 break
             checkpoint = Path(settings["folder"], "checkpoint")
             config = TrialConfig.model_validate(settings["trial"])
-            epochs = trial(
-                config, folder=Path(settings["folder"]), resume_from=checkpoint if checkpoint.exists() else None
-            )
+            resume_from = checkpoint if checkpoint.exists() else None
+            epochs = trial(config, folder=Path(settings["folder"]), resume_from=resume_from)
             heapq.heappush(waiting, (clock + 1 + started / 1000, f"ray-{started}", settings, epochs))
             started += 1
         if not waiting or most <= 0:
-            return ledger
+            return
         most -= 1
         clock, name, settings, epochs = heapq.heappop(waiting)
         try:
@@ -57,3 +72,5 @@ def simulate(
         else:
             searcher.on_trial_result(name, flat)
             heapq.heappush(waiting, (clock + 1 + int(settings["trial_id"]) / 1000, name, settings, epochs))
+        if error := crash(searcher):
+            raise error

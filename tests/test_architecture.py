@@ -32,7 +32,8 @@ LAYERS = {
         "problems tracking_uri front",
         "checks",
         "config",  # what a sweep is
-        "rungs cluster worker progress single reference figures sections mlflow_store",
+        "folder rungs cluster worker progress single reference figures sections mlflow_client",
+        "mlflow_store",
         "schedulers plan report tracking ui",
         "study",
         "sweep",  # a sweep, run
@@ -64,7 +65,7 @@ TORCH = "trials.losses trials.encoding trials.models trials.target trials.evalua
 EXTERNAL: dict[str, dict[str, str]] = {
     "ray": {"top": " ".join(f"orchestrator.{name}" for name in ("study", "schedulers", "worker", "sweep", "cluster"))},
     "optuna": {"top": "orchestrator.study"},
-    "mlflow": {"in functions": "orchestrator.mlflow_store"},
+    "mlflow": {"in functions": "orchestrator.mlflow_client orchestrator.mlflow_store"},
     "torch": {
         "top": TORCH,
         "in functions": "orchestrator.worker orchestrator.prepare",

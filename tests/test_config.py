@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel
 
 import orchestrator.config
-from orchestrator.checks import check_folder
 from orchestrator.config import SweepConfig, load_sweep, reload_sweep
+from orchestrator.folder import check_folder
 from orchestrator.ledger import SweepInfo
 from orchestrator.problems import ConfigError, did_you_mean, find_sweep, read_yaml, require_run_folder, shipped
 from orchestrator.single import load_trial
@@ -260,8 +260,8 @@ trial: {loss: {criterion: {type: npo, beta: 101}}}
   trial.loss.criterion.beta: 101 must be less than or equal to 100; the default is 0.1
 trial: {optim: {lr: .nan}}
   trial.optim.lr: nan must be a finite number; the default is 0.0003
-trial: {loss: {retain: {type: nl}}}
-  trial.loss.retain.type: 'nl' is not allowed; did you mean 'nll'?
+trial: {loss: {retain: {term: nl}}}
+  trial.loss.retain.term: 'nl' is not allowed; did you mean 'nll'?
 trial: {loss: {criterion: {type: satip}}}
   trial.loss.criterion.type: 'satip' is not known; did you mean 'satimp'?
 trial: {model: {device: gpu}}

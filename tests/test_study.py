@@ -46,7 +46,7 @@ def test_baselines_come_first_are_labelled_and_run_to_the_full_budget(folder: Pa
     ledger = simulate(small_sweep(), folder)
     suggested = [event for event in ledger.events if isinstance(event, Suggested)]
     assert [event.label for event in suggested] == ["gradient_ascent", "wga", *[None] * 14]
-    assert suggested[0].config["loss"]["retain"]["type"] == "none"
+    assert suggested[0].config["loss"]["retain"]["term"] == "none"
     assert {r.state for r in read_records(folder) if r.label} == {"COMPLETE"}
     ledger.close()
 

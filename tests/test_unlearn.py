@@ -40,7 +40,7 @@ def _cold() -> Iterator[None]:
 def test_a_trial_reports_every_metric_after_each_epoch(
     criterion: str, retain: str, model: dict[str, Any], llama: Path, tmp_path: Path
 ) -> None:
-    config = tiny.trial(llama, loss={"criterion": {"type": criterion}, "retain": {"type": retain}}, model=model)
+    config = tiny.trial(llama, loss={"criterion": {"type": criterion}, "retain": {"term": retain}}, model=model)
     results = run(config, tmp_path)
     assert [(result.epoch, result.last) for result in results] == [(1, False), (2, True)]
     for result in results:
@@ -57,7 +57,7 @@ def test_a_trial_reports_every_metric_after_each_epoch(
 @both_ways
 def test_a_trial_runs_on_every_architecture(name: str, model: dict[str, Any], tmp_path: Path) -> None:
     folder = tiny.saved_model(tmp_path / "modell", name)
-    config = tiny.trial(folder, model=model, epochs=1, loss={"retain": {"type": "kl"}})
+    config = tiny.trial(folder, model=model, epochs=1, loss={"retain": {"term": "kl"}})
     [result] = run(config, tmp_path)
     assert result.last
 
@@ -88,7 +88,7 @@ def test_micro_batches_give_the_results_of_the_big_batch(
         config = tiny.trial(
             llama,
             model=model and {"adapter": {"type": "lora", "rank": 2}},
-            loss={"criterion": {"type": criterion}, "retain": {"type": retain}},
+            loss={"criterion": {"type": criterion}, "retain": {"term": retain}},
             optim={"micro_batch_size": size, "lr": 1e-3, "clip": 1.0},
         )
         results = run(config, tmp_path / str(size))
@@ -118,7 +118,7 @@ def test_the_losses_of_a_trial_are_those_of_the_formula(llama: Path, tmp_path: P
 def test_two_trials_of_one_config_are_identical_whatever_ran_between_them(
     model: dict[str, Any], llama: Path, tmp_path: Path
 ) -> None:
-    config = tiny.trial(llama, model=model, loss={"criterion": {"type": "npo"}, "retain": {"type": "kl"}})
+    config = tiny.trial(llama, model=model, loss={"criterion": {"type": "npo"}, "retain": {"term": "kl"}})
     first = run(config, tmp_path / "first")
     again = run(config, tmp_path / "again")
     run(tiny.trial(llama, model=LORA, optim={"lr": 0.1}, seed=5), tmp_path / "another")

@@ -82,7 +82,7 @@ def loss_of(spec: dict[str, Any]) -> LossConfig:
             "criterion": CRITERION_OF[spec["criterion"]](spec),
             "granularity": spec.get("granularity", "token"),
             "forget_coefficient": spec.get("forget_coef", 1.0),
-            "retain": {"type": spec["retain"].split("(")[0], "coefficient": spec.get("retain_coef", 1.0)},
+            "retain": {"term": spec["retain"].split("(")[0], "coefficient": spec.get("retain_coef", 1.0)},
         }
     )
 
@@ -93,10 +93,10 @@ def loss_value(spec: dict[str, Any], ce: Tensor, mask: Tensor) -> Tensor:
     reference = padded(spec["reference_ce"], dtype)[0] if "reference_ce" in spec else None
     forget = forget_loss(ce, mask, loss, tokens=int(mask.sum()), rows=len(mask), reference_ce_BA=reference)
     retain = torch.zeros((), dtype=dtype)
-    if loss.retain.type == "nll":
+    if loss.retain.term == "nll":
         retain_ce = torch.tensor([value for row in INPUTS["retain_ce"] for value in row], dtype=dtype)
         retain = retain_nll(retain_ce, tokens=len(retain_ce))
-    elif loss.retain.type == "kl":
+    elif loss.retain.term == "kl":
         logits = BY_NAME["kl_retain_official_all_positions"]["spec"]
         current, start = (torch.tensor(logits[key], dtype=dtype) for key in ("cur_logits", "ref_logits"))
         retain = retain_kl(current, start, tokens=len(current))

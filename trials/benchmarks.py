@@ -12,11 +12,15 @@ from __future__ import annotations
 import difflib
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+from pydantic.dataclasses import dataclass as validated
 
 from trials.authors import generate_authors
 from trials.config import AuthorsConfig, TofuConfig
@@ -33,12 +37,12 @@ class BenchmarkError(ValueError):
         self.field = field
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class Row:
     """One question with its right answer and, where the source has them, paraphrases and wrong answers."""
 
-    question: str
-    answer: str
+    question: Annotated[str, Field(min_length=1)]
+    answer: Annotated[str, Field(min_length=1)]
     paraphrased_question: str | None = None
     paraphrased_answer: str | None = None
     perturbed_answer: tuple[str, ...] = ()
@@ -184,7 +188,7 @@ def _read(config: TofuConfig, name: str, field: str, *, optional: bool = False) 
     if config.path is None:
         raw = _from_hub(config.hub, name, field, optional)
         return () if optional and not raw else _rows(raw, field, name)
-    folder = Path(config.path).expanduser()
+    folder = Path(os.path.expanduser(config.path))  # Path's own raises where there is no such user
     if not folder.is_dir():
         raise BenchmarkError("path", f"path {config.path!r} is not a folder; give one with {name}.jsonl in it")
     for file, opener in ((folder / f"{name}.jsonl", open), (folder / f"{name}.jsonl.gz", gzip.open)):
@@ -243,15 +247,14 @@ def _rows(raw: Iterable[Mapping[str, Any]], field: str, source: str = "the gener
                 field,
                 f"row {number} of {source} has no {' and no '.join(missing)}; every row needs question and answer",
             )
-        rows.append(
-            Row(
-                columns["question"],
-                columns["answer"],
-                columns.get("paraphrased_question"),
-                columns.get("paraphrased_answer"),
-                tuple(columns.get("perturbed_answer") or ()),
-            )
-        )
+        known = {f.name: columns[f.name] for f in fields(Row) if columns.get(f.name) is not None}
+        try:
+            rows.append(Row(**known))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise BenchmarkError(
+                field, f"row {number} of {source}: {first['loc'][0]} is {first['input']!r}; {first['msg']}"
+            ) from None
     if not rows:
         raise BenchmarkError(field, f"{source} has no rows; a set that is named must have some")
     return tuple(rows)

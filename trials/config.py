@@ -153,7 +153,7 @@ Forget = Annotated[
 class RetainConfig(Frozen):
     """The term that keeps the retain set: nothing, its likelihood, or closeness to the reference model."""
 
-    type: Literal["none", "nll", "kl"] = "nll"
+    term: Literal["none", "nll", "kl"] = "nll"
     coefficient: float = Field(1.0, ge=0)
 
 
@@ -194,7 +194,7 @@ class TrialConfig(Frozen):
 
 PRESETS: dict[str, tuple[dict[str, Any], str]] = {
     "gradient_ascent": (
-        {"criterion": {"type": "uniform"}, "retain": {"type": "none"}},
+        {"criterion": {"type": "uniform"}, "retain": {"term": "none"}},
         "GA: uniform weights, no retain term (arXiv 2401.06121)",
     ),
     "gradient_difference": (

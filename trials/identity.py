@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def model_digest(model: ModelConfig, *, data: str, which: str = "target") -> str
     path = model.path if which == "target" else model.retain_path
     if model.path is None:
         return digest({"recipe": RECIPE, "tiny": model.tiny.model_dump(mode="json"), "data": data, "which": which})
-    folder = Path(path or model.path).expanduser()
+    folder = Path(os.path.expanduser(path or model.path))
     if not folder.is_dir():
         return digest({"hub": path, "revision": model.revision})
     files = sorted(file for file in folder.iterdir() if file.suffix in {".json", ".safetensors", ".txt", ".model"})

@@ -32,7 +32,6 @@ from trials.models import Workspace, answer_logits, derived_seed, workspace
 from trials.result import Diverged, EpochResult, OutOfMemory
 from trials.weighting import CriterionConfig, TokenStats, token_weights
 
-
 _ORDER, _PARTNER, _DROPOUT = 1, 2, 3
 
 
@@ -107,7 +106,7 @@ class _Trial:
     def _step(self, step: int, rows: Sequence[int]) -> dict[str, float]:
         """One optimiser step over these forget rows, in micro-batches; returns its losses and mean weight."""
         loss, optim = self.config.loss, self.config.optim
-        partners = self._partners(rows) if loss.retain.type != "none" else []
+        partners = self._partners(rows) if loss.retain.term != "none" else []
         tokens = sum(len(self.forget[row].answer) for row in rows)
         retain_tokens = sum(len(example.answer) for example in partners)
         parts = {"train.forget_loss": 0.0, "train.retain_loss": 0.0}
@@ -119,9 +118,9 @@ class _Trial:
             mask_BA, ce_BA, reference_ce_BA = self._forget_rows(part, ce_N[:split])
             forget = forget_loss(ce_BA, mask_BA, loss, tokens=tokens, rows=len(rows), reference_ce_BA=reference_ce_BA)
             retain = forget.new_zeros(())
-            if loss.retain.type == "nll":
+            if loss.retain.term == "nll":
                 retain = retain_nll(ce_N[split:], tokens=retain_tokens)
-            elif loss.retain.type == "kl":
+            elif loss.retain.term == "kl":
                 retain = retain_kl(logits_NV[split:], self._reference_logits(kept), tokens=retain_tokens)
             (loss.forget_coefficient * forget + loss.retain.coefficient * retain).backward()
             parts["train.forget_loss"] += forget.item()
