@@ -26,7 +26,7 @@ def main(file: str, settings: list[str]) -> None:
     """Runs the sweep once and prints both ratios."""
     with tempfile.TemporaryDirectory() as output:
         sweep, benchmark = load_sweep(file, ["budget.concurrent=2", *settings], output=Path(output))
-        prepare_models(sweep.trial, Console())
+        prepare_models(sweep.trial, sweep.digests(benchmark)[0], Console())
         started = time.time()
         run_sweep(sweep, benchmark, output=Path(output), console=Console(quiet=True))
         ended = time.time()

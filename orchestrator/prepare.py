@@ -6,30 +6,38 @@ depend on how many cores there are, and the driver never imports torch.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from orchestrator.ledger import write_atomically
 from trials.config import TrialConfig
+from trials.identity import cached_model
 
 Which = Literal["target", "retain"]
+
+METRICS_FILE = "metrics.json"
+"""Beside a cached model: it is a function of recipe and data, like the model."""
 
 
 class PrepareError(Exception):
     """A model could not be trained, loaded or measured."""
 
 
-def prepare_models(trial: TrialConfig, console: Console) -> dict[Which, dict[str, float]]:
+def prepare_models(trial: TrialConfig, data: str, console: Console) -> dict[Which, dict[str, float]]:
     """Makes the models of a sweep ready and measures them.
 
     Args:
         trial: The base trial: benchmark and model.
+        data: Digest of the benchmark's rows.
         console: Where the bars of a training appear.
 
     Returns:
@@ -38,10 +46,26 @@ def prepare_models(trial: TrialConfig, console: Console) -> dict[Which, dict[str
     Raises:
         PrepareError: A model failed, with the cause.
     """
-    context = multiprocessing.get_context("spawn")
-    messages: Any = context.Queue()
     has_retain = trial.model.path is None or trial.model.retain_path is not None
     wanted: list[Which] = ["target", "retain"] if has_retain else ["target"]
+    known = {which: _measured(trial, data, which) for which in wanted}
+    metrics: dict[Which, dict[str, float]] = {which: found for which, found in known.items() if found}
+    _measure([which for which in wanted if which not in metrics], trial, console, metrics)
+    return {which: metrics[which] for which in wanted}
+
+
+def _measured(trial: TrialConfig, data: str, which: Which) -> dict[str, float] | None:
+    """What was measured when a model of ours was made; None where it is to be made, or is not ours."""
+    if trial.model.path is not None:
+        return None
+    file = cached_model(trial.model, data=data, which=which) / METRICS_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _measure(wanted: list[Which], trial: TrialConfig, console: Console, metrics: dict[Which, dict[str, float]]) -> None:
+    """Adds the metrics of the models in `wanted`, each made ready and measured in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.Queue()
     with _one_thread():
         processes = {
             which: context.Process(target=_prepare, args=(trial.model_dump_json(), which, messages), daemon=True)
@@ -49,11 +73,10 @@ def prepare_models(trial: TrialConfig, console: Console) -> dict[Which, dict[str
         }
         for process in processes.values():
             process.start()
-    metrics: dict[Which, dict[str, float]] = {}
     try:
         with _bars(console) as bars:
             tasks: dict[str, Any] = {}
-            while len(metrics) < len(wanted):
+            while any(which not in metrics for which in wanted):
                 try:
                     kind, which, *rest = messages.get(timeout=1)
                 except queue.Empty:
@@ -72,7 +95,6 @@ def prepare_models(trial: TrialConfig, console: Console) -> dict[Which, dict[str
     finally:
         for process in processes.values():
             process.terminate()
-    return {which: metrics[which] for which in wanted}
 
 
 def _prepare(trial_json: str, which: Which, messages: Any) -> None:
@@ -93,6 +115,8 @@ def _prepare(trial_json: str, which: Which, messages: Any) -> None:
         sets = encode_sets(tokenizer, benchmark)
         model = load_model(folder, trial.model)
         metrics = evaluate(model, sets, pad=pad_token(tokenizer), device=device_of(trial.model))
+        if trial.model.path is None:
+            write_atomically(Path(folder) / METRICS_FILE, json.dumps(metrics))
         messages.put(("metrics", which, metrics))
     except Exception as error:  # the parent must hear of it, whatever it is
         messages.put(("failed", which, f"{type(error).__name__}: {error}"))

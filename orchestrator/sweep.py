@@ -124,10 +124,10 @@ def _see_through(
     ledger.listen(lambda event: keep_house(folder, ledger, event))
     ended: Literal["finished", "interrupted"] = "finished"
     try:
-        if trial is None:
-            with _terminable():
-                _anchors(sweep, ledger, console)
         if len(ledger.records()) < sweep.budget.trials:
+            if trial is None:
+                with _terminable():
+                    _anchors(sweep, ledger, digests[0], console)
             connect()
             with _terminable():  # only now: Ray puts a handler of its own when it starts
                 _run_rounds(sweep, ledger, folder, digests, trial, console)
@@ -143,10 +143,10 @@ def _see_through(
     return Outcome(folder, report, ended, links, tracker.finish(timeout=60))
 
 
-def _anchors(sweep: SweepConfig, ledger: Ledger, console: Console) -> None:
+def _anchors(sweep: SweepConfig, ledger: Ledger, data: str, console: Console) -> None:
     """Models ready and measured: once a sweep, and again where a cached model has gone."""
     try:
-        measured = prepare_models(sweep.trial, console)
+        measured = prepare_models(sweep.trial, data, console)
     except PrepareError as error:
         raise ConfigError("models", [Problem("trial.model", str(error))]) from None
     there = {event.name for event in ledger.events if isinstance(event, Anchor)}

@@ -28,8 +28,8 @@ LAYERS = {
     ],
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
-        "ledger document pareto prepare",  # the run folder's memory, and what stands alone
-        "problems tracking_uri front",
+        "ledger document pareto",  # the run folder's memory, and what stands alone
+        "problems tracking_uri front prepare",
         "checks",
         "config",  # what a sweep is
         "folder rungs cluster worker progress single reference figures sections mlflow_client",
@@ -81,7 +81,7 @@ EXTERNAL: dict[str, dict[str, str]] = {
     "rich": {"top": " ".join(f"orchestrator.{name}" for name in ["progress", "prepare", "plan", "single", "sweep"]),
              "in functions": "orchestrator.cli"},
     "yaml": {"top": "orchestrator.problems orchestrator.sections"},
-    "platformdirs": {"top": "trials.models"},
+    "platformdirs": {"top": "trials.identity"},
     "pydantic": {"top": "*"},
     "pydantic_core": {"top": "orchestrator.problems"},
     "numpy": {"top": "*"},

@@ -11,7 +11,8 @@ from tests import tiny
 from tests.tiny import same
 from trials.benchmarks import load_benchmark
 from trials.config import LoraConfig, ModelConfig, TinyConfig, TrialConfig
-from trials.models import cache_folder, model_folder
+from trials.identity import cache_folder
+from trials.models import model_folder
 from trials.target import prepare
 
 

@@ -12,10 +12,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from trials.config import ModelConfig, TrialConfig
 
 RECIPE = 1
-"""Raise it when the training of tiny models, the prompt or the tokenisation changes: cached models are then new."""
+"""Raise it when training of tiny models, prompts, tokenisation or metrics change: what is cached is then made anew."""
 
 
 def digest(value: Any) -> str:
@@ -44,6 +46,16 @@ def model_digest(model: ModelConfig, *, data: str, which: str = "target") -> str
         return digest({"hub": path, "revision": model.revision})
     files = sorted(file for file in folder.iterdir() if file.suffix in {".json", ".safetensors", ".txt", ".model"})
     return digest({file.name: _file_digest(file) for file in files})
+
+
+def cache_folder() -> Path:
+    """Where models trained by us are kept: the user's cache folder, or UNLEARN_SWEEP_CACHE."""
+    return Path(os.environ.get("UNLEARN_SWEEP_CACHE") or user_cache_path("unlearn-sweep"))
+
+
+def cached_model(model: ModelConfig, *, data: str, which: str) -> Path:
+    """Where one of them is, once it is trained."""
+    return cache_folder() / "models" / model_digest(model, data=data, which=which)
 
 
 def fingerprint(config: TrialConfig, *, data: str, model: str) -> str:

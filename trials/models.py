@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -27,16 +24,11 @@ from transformers.utils.logging import disable_progress_bar
 from trials.benchmarks import Benchmark, load_benchmark
 from trials.config import AuthorsConfig, LoraConfig, ModelConfig, NoAdapter, TofuConfig, TrialConfig
 from trials.encoding import Batch, Example, encode
-from trials.identity import model_digest
+from trials.identity import cached_model
 
 Which = Literal["target", "retain"]
 
 disable_progress_bar()  # a bar per checkpoint would bury a sweep's own progress
-
-
-def cache_folder() -> Path:
-    """Where models trained by us are kept: the user's cache folder, or UNLEARN_SWEEP_CACHE."""
-    return Path(os.environ.get("UNLEARN_SWEEP_CACHE") or user_cache_path("unlearn-sweep"))
 
 
 def model_folder(config: TrialConfig, benchmark: Benchmark, which: Which) -> str | None:
@@ -47,7 +39,7 @@ def model_folder(config: TrialConfig, benchmark: Benchmark, which: Which) -> str
     model = config.model
     if model.path is not None:
         return model.path if which == "target" else model.retain_path
-    return str(cache_folder() / "models" / model_digest(model, data=benchmark.digest(), which=which))
+    return str(cached_model(model, data=benchmark.digest(), which=which))
 
 
 def load_model(folder: str, model: ModelConfig) -> PreTrainedModel:
