@@ -205,7 +205,7 @@ def get_path(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted path -> leaf of a nested dict."""
-    if not isinstance(tree, dict) or not tree:
+    if not isinstance(tree, dict) or (not tree and prefix):
         return {prefix: tree}
     return {
         path: leaf for key, value in tree.items() for path, leaf in flat(value, f"{prefix}.{key}".strip(".")).items()
