@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -238,17 +239,17 @@ def _logging_to(file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM, as a cluster sends it before it takes a node away, ends a sweep like Ctrl-C."""
+    """SIGTERM, as a cluster sends it before it takes a node away, ends a sweep like Ctrl-C.
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: whoever runs us there handles signals
+    SIGINT is set too: a shell starts what it puts into the background with SIGINT ignored.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():  # whoever runs us there handles signals
         yield
         return
+    before = [signal.signal(each, signal.default_int_handler) for each in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)

@@ -107,7 +107,9 @@ def serve_ui(output: Path, port: int) -> int:
     options = f"--host 127.0.0.1 --port {port} --workers 1".split()
     command = [sys.executable, "-m", "mlflow", "server", *options, "--uvicorn-opts", "--log-level warning"]
     base = f"http://127.0.0.1:{port}"
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a shell starts what it puts into the background with SIGINT ignored.
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(each, signal.default_int_handler) for each in signals]
     server = subprocess.Popen(command, env=environment, cwd=output, start_new_session=True)
     try:
         if _answers(server, base):
@@ -117,7 +119,8 @@ def serve_ui(output: Path, port: int) -> int:
         return 0
     finally:
         _end(server)
-        signal.signal(signal.SIGTERM, handler)
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
 
 
 def _require_port(port: int) -> None:
