@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from orchestrator.problems import Problem, did_you_mean, problems_of
 from orchestrator.tracking_uri import check_reachable, resolve_uri
-from search_spaces.space import SearchSpace, SpaceError, conditions, get_path, with_paths
+from search_spaces.space import Float, SearchSpace, SpaceError, conditions, get_path, with_paths
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
 from trials.config import PRESETS, TrialConfig
 from trials.metrics import metric_names
@@ -102,10 +103,16 @@ def _check_rungs(config: SweepConfig) -> list[Problem]:
 
 
 def _check_budget(config: SweepConfig) -> list[Problem]:
-    if len(config.baselines) <= config.budget.trials:
-        return []
-    few = f"{config.budget.trials} is less than the {len(config.baselines)} baselines; raise it or drop baselines"
-    return [Problem("budget.trials", few)]
+    trials, baselines = config.budget.trials, len(config.baselines)
+    problems = []
+    if baselines > trials:
+        few = f"{trials} is less than the {baselines} baselines; raise it or drop baselines"
+        problems.append(Problem("budget.trials", few))
+    cpus = os.cpu_count() or 1
+    if config.resources.cpu > cpus and not os.environ.get("RAY_ADDRESS"):
+        many = f"{config.resources.cpu:g} is more than the {cpus} CPUs here; lower it or join a cluster (RAY_ADDRESS)"
+        problems.append(Problem("resources.cpu", many))
+    return problems
 
 
 def _check_names(config: SweepConfig, benchmark: Benchmark | None) -> list[Problem]:
@@ -161,6 +168,12 @@ def _check_space(config: SweepConfig) -> list[Problem]:
     for corner in space.corners():
         for problem in _problems_at(base, corner):
             found[Problem(f"space.{problem.path}", problem.message)] = None
+    known = {problem.path for problem in found}
+    inner = (replace(p, domain=p.domain.inside()) if isinstance(p.domain, Float) else p for p in space.parameters)
+    for corner in SearchSpace(tuple(inner)).corners():
+        for problem in _problems_at(base, corner):
+            if f"space.{problem.path}" not in known:
+                found[Problem(f"space.{problem.path}", problem.message)] = None
     return list(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -131,9 +132,13 @@ def report(folder: Folder) -> None:
     require_run_folder(folder)
 
     from orchestrator.report import write_report
+    from orchestrator.tracking_uri import TrackingError
     from orchestrator.ui import UI, ui_links
 
-    write_report(folder, ui_links(folder, UI))
+    links = {}
+    with contextlib.suppress(TrackingError):  # the report needs the records alone
+        links = ui_links(folder, UI)
+    write_report(folder, links)
     typer.echo(folder / "report.html")
 
 
@@ -143,11 +148,15 @@ def sync(folder: Folder) -> None:
 
     Example: `MLFLOW_TRACKING_URI=http://127.0.0.1:5000 unlearn-sweep sync runs/smoke`
     """
-    from orchestrator.problems import require_run_folder
+    from orchestrator.ledger import in_use
+    from orchestrator.problems import ConfigError, Problem, require_run_folder
     from orchestrator.tracking import sync as send
 
     require_run_folder(folder)
-    typer.echo(send(folder))
+    if in_use(folder):
+        raise ConfigError(str(folder), [Problem("", "the sweep is running, and sends what it has; wait for its end")])
+    done = send(folder)
+    typer.echo(f"{done.uri}: {done.sent} of {done.trials} trials sent, {done.points} points")
 
 
 @app.command()

@@ -28,7 +28,10 @@ ENVIRONMENT = {
 
 
 def connect() -> None:
-    """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine, without a dashboard."""
+    """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine, without a dashboard.
+
+    Where this process is connected already, it stays so.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():
@@ -41,7 +44,7 @@ def connect() -> None:
 
 
 def disconnect() -> None:
-    """Leaves Ray, and stops it where it is ours.
+    """Leaves Ray, and stops it where `connect` started it.
 
     Handles of actors that died may hang in reference cycles; one that is collected once Ray has gone, in whatever
     thread, ends the process without a word. So they are collected while Ray is there.

@@ -21,7 +21,7 @@ from orchestrator.problems import ConfigError, Problem, problems_of, read_yaml, 
 from search_spaces.space import SearchSpace, with_paths
 from trials.benchmarks import Benchmark
 from trials.config import PRESETS, Frozen, Seed, TrialConfig
-from trials.identity import digest, model_digest
+from trials.identity import RECIPE, digest, model_digest
 from trials.metrics import METRICS
 
 _LONG = {"minimize": "min", "maximize": "max"}
@@ -133,7 +133,7 @@ class SweepConfig(Frozen):
     def identity(self, data: str, model: str) -> dict[str, Any]:
         """What makes this sweep this sweep: contents (as digests) in; paths, budget, machines and words out."""
         settings = self.model_dump(mode="json", exclude={"description", "budget", "resources", "tracking"})
-        settings["trial"]["benchmark"] = data
+        settings["recipe"], settings["trial"]["benchmark"] = RECIPE, data
         settings["trial"]["model"] = {"digest": model} | {
             key: settings["trial"]["model"][key] for key in ("dtype", "adapter")
         }

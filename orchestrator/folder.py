@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import shutil
 import subprocess
 import time
@@ -12,27 +13,36 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.config import SweepConfig
-from orchestrator.ledger import Ended, Epoch, Event, Ledger, SweepInfo, write_atomically
+from orchestrator.ledger import Ended, Epoch, Event, Ledger, SweepInfo, read_events, write_atomically
 from orchestrator.problems import ConfigError, Problem
-from orchestrator.tracking_uri import resolve_uri
+from orchestrator.tracking_uri import recorded_uri, resolve_uri
 from search_spaces.space import flat
 from trials.benchmarks import Benchmark
 
+logger = logging.getLogger(__name__)
 
-def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: str, output: Path) -> None:
-    """Makes the run folder, or makes sure that an existing one is this sweep's.
+
+def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: str) -> Ledger:
+    """Makes the run folder, or takes up an existing one of this sweep; returns its ledger, locked.
+
+    What was settled when the sweep began stays: its time, its commit, and the store that has its MLflow runs.
 
     Raises:
-        ConfigError: It is another sweep's, with the fields in which they differ.
+        ConfigError: It is another sweep's, another process is running it, or it cannot be made.
     """
-    data, model = sweep.digests(benchmark)
     check_folder(folder, sweep, benchmark)
-    created = SweepInfo.read(folder).created if (folder / "sweep.json").exists() else time.time()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(folder)
+    except BlockingIOError:
+        message = "another process is running this sweep; wait for it or give `name` another value"
+        raise ConfigError(str(folder), [Problem("", message)]) from None
     except OSError as error:
-        problem = Problem("--output", f"the run folder cannot be made ({error.strerror}); give another --output")
-        raise ConfigError(str(folder), [problem]) from None
+        message = f"the run folder cannot be written ({error.strerror}); give another --output"
+        raise ConfigError(str(folder), [Problem("--output", message)]) from None
+    there = SweepInfo.read(folder) if ledger.events else None
+    data, model = sweep.digests(benchmark)
+    configured = sweep.tracking.uri or (recorded_uri(there) if there else None)
     info = SweepInfo(
         name=sweep.name,
         benchmark=sweep.trial.benchmark.name,
@@ -42,14 +52,15 @@ def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: 
         fingerprint=sweep.fingerprint(benchmark),
         data=data,
         model=model,
-        tracking_uri=resolve_uri(output.resolve(), sweep.tracking.uri),
-        git_commit=_git_commit(),
+        tracking_uri=resolve_uri(folder.parent, configured),
+        git_commit=there.git_commit if there else _git_commit(),
         versions={name: version(name) for name in ("unlearn-sweep", "torch", "transformers", "peft", "ray", "optuna")},
-        created=created,
+        created=there.created if there else time.time(),
     )
     write_atomically(folder / "sweep.json", info.model_dump_json(indent=1) + "\n")
     if source:
         write_atomically(folder / "sweep.yaml", source)
+    return ledger
 
 
 def check_folder(folder: Path, config: SweepConfig, benchmark: Benchmark) -> None:
@@ -69,8 +80,8 @@ def check_folder(folder: Path, config: SweepConfig, benchmark: Benchmark) -> Non
         raise ConfigError(
             str(folder), [Problem("sweep.json", "was not written by this version of unlearn-sweep"), remedy]
         ) from None
-    if there.fingerprint == config.fingerprint(benchmark):
-        return
+    if there.fingerprint == config.fingerprint(benchmark) or not read_events(folder):
+        return  # or nothing ran there yet
     new = flat(config.identity(data, model))
     problems = [
         Problem(path, f"{new.get(path)!r} here, {old.get(path)!r} in the sweep that lies there")
@@ -84,6 +95,13 @@ def keep_house(folder: Path, ledger: Ledger, event: Event) -> None:
     """When a trial ends: its metrics as a table, and no checkpoint unless it ran to the full budget."""
     if not isinstance(event, Ended):
         return
+    try:
+        _keep(folder, ledger, event)
+    except OSError:  # the table can be made again from the ledger, and a listener must not raise
+        logger.warning("trial %s could not be tidied up", event.trial_id, exc_info=True)
+
+
+def _keep(folder: Path, ledger: Ledger, event: Ended) -> None:
     place = folder / "trials" / event.trial_id
     if event.state != "COMPLETE":
         shutil.rmtree(place / "checkpoint", ignore_errors=True)

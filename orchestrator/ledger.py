@@ -93,7 +93,7 @@ class Record(_Line):
 
 
 class SweepInfo(_Line):
-    """`sweep.json`: what this sweep is, written once when it starts.
+    """`sweep.json`: what this sweep is.
 
     Attributes:
         name: Name of the sweep and of its folder.
@@ -146,14 +146,18 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.events = read_events(folder)
         self._listeners: list[Callable[[Event], None]] = []
         path = folder / "ledger.jsonl"
-        # A torn last line would join the next one and lose it: cut it off before appending.
-        whole = sum(len(line) for line in _whole_lines(path))
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two drivers on one folder would run trials twice
-        os.ftruncate(self._file, whole)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two drivers on one folder would run trials twice
+        except BlockingIOError:
+            os.close(self._file)
+            raise
+        self.events = read_events(folder)
+        # A torn last line would join the next one and lose it: cut it off before appending.
+        self._length = sum(len(line) for line in _whole_lines(path))
+        os.ftruncate(self._file, self._length)
         write_atomically(folder / "trials.jsonl", "".join(f"{r.model_dump_json()}\n" for r in self.records()))
 
     def listen(self, listener: Callable[[Event], None]) -> None:
@@ -166,7 +170,7 @@ class Ledger:
         Raises:
             OSError: The disk is full or gone; nothing was told to anybody.
         """
-        self._write(self._file, event.model_dump_json())
+        self._write(event.model_dump_json())
         self.events.append(event)
         if isinstance(event, Ended):
             record = records(e for e in self.events if getattr(e, "trial_id", None) == event.trial_id)[-1]
@@ -183,12 +187,31 @@ class Ledger:
         """Closes the file; the ledger takes no more events."""
         os.close(self._file)
 
-    @staticmethod
-    def _write(descriptor: int, line: str) -> None:
+    def _write(self, line: str) -> None:
         data = (line + "\n").encode()
-        if os.write(descriptor, data) != len(data):
-            raise OSError(errno.ENOSPC, "the ledger could not be written whole; free some space and `resume`")
-        os.fsync(descriptor)
+        try:
+            if os.write(self._file, data) != len(data):
+                raise OSError(errno.ENOSPC, "the ledger could not be written whole; free some space and `resume`")
+            os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, self._length)  # half a line would swallow the next one
+            raise
+        self._length += len(data)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a driver is at work in a run folder now."""
+    try:
+        descriptor = os.open(folder / "ledger.jsonl", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def read_events(folder: Path) -> list[Event]:

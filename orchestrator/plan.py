@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.config import NoScheduler, SweepConfig
-from orchestrator.ledger import SweepInfo, read_records
+from orchestrator.ledger import SweepInfo, read_events, records
 from orchestrator.rungs import rung_epochs
 from trials.benchmarks import Benchmark
 from trials.config import PRESETS
@@ -79,7 +79,7 @@ def _seconds_an_epoch(sweep: SweepConfig, benchmark: Benchmark, output: Path) ->
     seconds, epochs = 0.0, 0
     for folder, info in earlier_sweeps(output):
         if (info.data, info.model) == (data, model):
-            for record in read_records(folder):
+            for record in records(read_events(folder)):
                 seconds, epochs = seconds + record.seconds, epochs + record.epoch
     return seconds / epochs if epochs else None
 
@@ -124,8 +124,7 @@ def show_plan(sweep: SweepConfig, plan: Plan, console: Console) -> None:
         f"epochs: {plan.epochs_at_most} at most, about {plan.epochs_expected:.0f} expected ({saved:.0%} saved)"
     )
     if plan.hours is not None:
-        console.print(
-            f"about {plan.hours:.2g} hours, at {plan.seconds_an_epoch:.2g} s an epoch as in earlier sweeps here"
-        )
+        time = f"{plan.hours:.1f} hours" if plan.hours >= 1.5 else f"{max(plan.hours * 60, 1):.0f} minutes"
+        console.print(f"about {time}, at {plan.seconds_an_epoch:.2g} s an epoch as in earlier sweeps here")
     else:
         console.print("hours: not known before a sweep on this benchmark and model has run here")

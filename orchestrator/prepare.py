@@ -24,8 +24,8 @@ from trials.identity import cached_model
 
 Which = Literal["target", "retain"]
 
-METRICS_FILE = "metrics.json"
-"""Beside a cached model: it is a function of recipe and data, like the model."""
+METRICS_FILE = "metrics-{dtype}.json"
+"""Beside a cached model: a function of recipe and data, like the model, and of the dtype that it is measured in."""
 
 
 class PrepareError(Exception):
@@ -58,7 +58,7 @@ def _measured(trial: TrialConfig, data: str, which: Which) -> dict[str, float] |
     """What was measured when a model of ours was made; None where it is to be made, or is not ours."""
     if trial.model.path is not None:
         return None
-    file = cached_model(trial.model, data=data, which=which) / METRICS_FILE
+    file = cached_model(trial.model, data=data, which=which) / METRICS_FILE.format(dtype=trial.model.dtype)
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
@@ -116,7 +116,7 @@ def _prepare(trial_json: str, which: Which, messages: Any) -> None:
         model = load_model(folder, trial.model)
         metrics = evaluate(model, sets, pad=pad_token(tokenizer), device=device_of(trial.model))
         if trial.model.path is None:
-            write_atomically(Path(folder) / METRICS_FILE, json.dumps(metrics))
+            write_atomically(Path(folder) / METRICS_FILE.format(dtype=trial.model.dtype), json.dumps(metrics))
         messages.put(("metrics", which, metrics))
     except Exception as error:  # the parent must hear of it, whatever it is
         messages.put(("failed", which, f"{type(error).__name__}: {error}"))

@@ -90,7 +90,7 @@ def find_sweep(file: str) -> Path:
     if path.is_file():
         return path
     known = shipped()
-    if path.stem in known and not path.exists() and path.parent.name in {"", "search_spaces"}:
+    if path.stem in known and path.parent.name in {"", "search_spaces"}:
         return known[path.stem]
     raise ConfigError(file, [Problem("", f"no such file{did_you_mean(path.stem, known)}")])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from types import TracebackType
@@ -125,6 +126,7 @@ class SweepProgress:
 def show_outcome(outcome: Outcome) -> int:
     """Prints how a sweep came out and where to look; returns the exit code."""
     console = Console(soft_wrap=True, highlight=False)
+    folder = shlex.quote(str(outcome.folder))
     report = outcome.report
     objectives = SweepInfo.read(outcome.folder).objectives
     table = Table("trial", "label", title="the front")
@@ -141,16 +143,16 @@ def show_outcome(outcome: Outcome) -> int:
         console.print(f"  {count} failed: {cause}", markup=False)
     console.print(f"report: {outcome.folder / 'report.html'}", markup=False)
     if outcome.tracked:
-        console.print(f"MLflow: unlearn-sweep ui {outcome.folder.parent}", markup=False)
+        console.print(f"MLflow: unlearn-sweep ui {shlex.quote(str(outcome.folder.parent))}", markup=False)
         for title, link in outcome.links.items():
             console.print(f"  {title}: {link}", markup=False)
     else:
         console.print(
-            f"the tracking server lacks some records; send them with: unlearn-sweep sync {outcome.folder}",
+            f"the tracking server lacks some records; send them with: unlearn-sweep sync {folder}",
             markup=False,
         )
     if outcome.ended == "interrupted":
-        console.print(f"interrupted; go on with: unlearn-sweep resume {outcome.folder}", markup=False)
+        console.print(f"interrupted; go on with: unlearn-sweep resume {folder}", markup=False)
         return 130
     return 3 if report.failures else 0
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from orchestrator.config import NoScheduler, ParetoASHA, SweepConfig
-from orchestrator.ledger import Epoch, Event
+from orchestrator.ledger import Epoch, Event, Suggested
 from orchestrator.pareto import crowding, oriented, ranks
 
 
@@ -45,11 +45,16 @@ class Rungs:
             rung: {} for rung in rung_epochs(sweep.scheduler, sweep.trial.epochs)
         }
 
+        self._decided: dict[tuple[str, int], bool] = {}
+
     def replay(self, events: Iterable[Event]) -> None:
-        """Takes the rungs from a ledger: decisions after a restart are those of before."""
+        """Takes the rungs from a ledger: what was decided before a restart stays decided."""
+        baselines = set()
         for event in events:
-            if isinstance(event, Epoch) and event.epoch in self.values:
-                self.values[event.epoch][event.trial_id] = event.metrics
+            if isinstance(event, Suggested) and event.label is not None:
+                baselines.add(event.trial_id)
+            elif isinstance(event, Epoch):
+                self.goes_on(event.trial_id, event.epoch, event.metrics, protected=event.trial_id in baselines)
 
     def goes_on(self, trial_id: str, epoch: int, metrics: Mapping[str, float], *, protected: bool = False) -> bool:
         """Records a result and decides.
@@ -64,7 +69,14 @@ class Rungs:
             return False
         if epoch not in self.values:
             return True
-        rung = self.values[epoch]
+        # A trial that was interrupted reports its last epoch again, and is not judged anew by those who came since.
+        if (trial_id, epoch) not in self._decided:
+            self._decided[trial_id, epoch] = self._decide(trial_id, self.values[epoch], metrics, protected)
+        return self._decided[trial_id, epoch]
+
+    def _decide(
+        self, trial_id: str, rung: dict[str, dict[str, float]], metrics: Mapping[str, float], protected: bool
+    ) -> bool:
         rung[trial_id] = dict(metrics)
         if protected:
             return True

@@ -12,11 +12,26 @@ from orchestrator.rungs import Rungs
 
 
 class RungScheduler(FIFOScheduler):
-    """Stops a trial when its rung says so."""
+    """Stops a trial when its rung says so.
 
-    def __init__(self, rungs: Rungs) -> None:
+    Args:
+        rungs: The rule.
+        causes: Filled with Ray's id of a trial -> what ended it, in a line.
+    """
+
+    def __init__(self, rungs: Rungs, causes: dict[str, str] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rungs = rungs
+        self.causes = {} if causes is None else causes
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Keeps what Ray knows of a trial's end for the searcher, which is told next, and not told that."""
+        error = trial.get_error()
+        if error is not None:
+            text = str(error)
+            died = "ActorDiedError" in text or "ActorUnavailableError" in text
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            self.causes[trial.trial_id] = "its worker process died" if died or not lines else lines[-1][:500]
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """CONTINUE or STOP."""

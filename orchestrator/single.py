@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,13 @@ def run_single(config: TrialConfig, folder: Path, *, debug: bool) -> int:
         folder: Where its checkpoint goes; one that is there is not taken up.
         debug: Open the debugger where it fails.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        problem = Problem("--folder", f"{str(folder)!r} cannot be written ({error.strerror}); give another")
+        raise ConfigError("trial", [problem]) from None
     from trials.unlearn import run_trial  # torch: only now
 
     console = Console(highlight=False, soft_wrap=True)

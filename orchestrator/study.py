@@ -29,9 +29,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from orchestrator.config import TPE, Random, SweepConfig
-from orchestrator.ledger import Ended, Epoch, Ledger, State, Suggested, finite
+from orchestrator.ledger import Ended, Epoch, Event, Ledger, State, Suggested, finite
 from orchestrator.schedulers import metrics_of
-from search_spaces.space import Domain, Float, Int, get_path
+from search_spaces.space import Domain, Float, Int, flat, get_path
 from trials.config import TrialConfig
 from trials.identity import fingerprint
 
@@ -46,7 +46,8 @@ def create_study(folder: Path, sweep: SweepConfig, ledger: Ledger) -> optuna.Stu
     """A study with the history of the ledger, on a fresh journal file `<folder>/study.log`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     journal = folder / "study.log"
-    journal.unlink(missing_ok=True)
+    for left in folder.glob("study.log*"):  # a killed driver may have left Optuna's lock too
+        left.unlink()
     study = optuna.create_study(
         study_name=sweep.name,
         storage=JournalStorage(JournalFileBackend(str(journal))),
@@ -134,6 +135,10 @@ class StudySearcher(Searcher):
         self.suggested = len(suggested)
         self.ended = len(ended)
         self.live: dict[str, Suggested] = {}
+        self.causes: dict[str, str] = {}  # Ray's id of a trial -> what ended it; the scheduler hears of it first
+        self.broken: OSError | None = None
+        self._silent: set[str] = set()  # Ray's ids of trials that have not reported since they were handed out
+        self._again: set[str] = set()
         self._epochs: dict[str, int] = {}
         for event in ledger.events:
             if isinstance(event, Epoch):
@@ -149,11 +154,12 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         """Settings for Ray's trial: an interrupted one first, then baselines, then what the sampler proposes."""
         if not self.interrupted and self.suggested >= self.sweep.budget.trials:
-            return str(Searcher.FINISHED)
+            return None if self.live else str(Searcher.FINISHED)  # what is running may have to be started again
         if len(self.live) >= self.concurrent:
             return None
         event = self.interrupted.popleft() if self.interrupted else self._propose()
         self.live[trial_id] = event
+        self._silent.add(trial_id)
         return {
             "trial_id": event.trial_id,
             "label": event.label,
@@ -163,6 +169,7 @@ class StudySearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch of a trial that goes on."""
+        self._silent.discard(trial_id)
         self._record_epoch(self.live[trial_id].trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -170,8 +177,15 @@ class StudySearcher(Searcher):
         event = self.live.pop(trial_id)
         result = result or {}
         failure = result.get("failure")
+        if error and trial_id in self._silent and event.trial_id not in self._again:
+            # Its worker may have died of the trial before: Ray then fails the next one without a retry.
+            self._again.add(event.trial_id)
+            self.interrupted.append(event)
+            return
         if error:
-            failure = f"the worker died {self.sweep.resources.retries + 1} times, the last time without a word"
+            failure = self.causes.get(trial_id, "its worker process died")
+            if self.sweep.resources.retries:
+                failure += f" (retried {self.sweep.resources.retries} times)"
         elif failure is None and "epoch" not in result:
             failure = "ended without a result"
         elif failure is None:
@@ -198,13 +212,20 @@ class StudySearcher(Searcher):
     def end(self, event: Suggested, state: State, failure: str | None = None) -> None:
         """Writes the end of a trial to the ledger, then tells the study."""
         epoch = self._epochs.get(event.trial_id, 0)
-        self.ledger.append(Ended(trial_id=event.trial_id, state=state, epoch=epoch, failure=failure))
+        self._append(Ended(trial_id=event.trial_id, state=state, epoch=epoch, failure=failure))
         self.ended += 1
         last = next(
             (e for e in reversed(self.ledger.events) if isinstance(e, Epoch) and e.trial_id == event.trial_id),
             None,
         )
         tell(self.study, self.sweep, event.number, state, last.metrics if last else {})
+
+    def _append(self, event: Event) -> None:
+        try:
+            self.ledger.append(event)
+        except OSError as error:  # Ray turns it into an error of its own: keep what it was
+            self.broken = error
+            raise
 
     def _propose(self) -> Suggested:
         number = self.suggested
@@ -218,6 +239,9 @@ class StudySearcher(Searcher):
             trial = self.sweep.trial_at(self.sweep.search_space.suggest(self.study.ask()))
         settings = trial.model_dump(mode="json")
         paths = dict.fromkeys(parameter.path for parameter in self.sweep.search_space.parameters)
+        if label:  # what sets it apart may not be searched
+            base = flat(self.sweep.trial.model_dump(mode="json"))
+            paths |= dict.fromkeys(path for path, value in flat(settings).items() if base.get(path) != value)
         event = Suggested(
             trial_id=f"{number:05d}",
             number=number,
@@ -227,7 +251,7 @@ class StudySearcher(Searcher):
             fingerprint=fingerprint(trial, data=self.data, model=self.model),
             seed=trial.seed,
         )
-        self.ledger.append(event)
+        self._append(event)
         self.suggested += 1
         return event
 
@@ -235,7 +259,7 @@ class StudySearcher(Searcher):
         # A resumed trial reports its last epoch again, and Ray a last result twice: the first time counts.
         if result["epoch"] > self._epochs.get(trial_id, 0):
             self._epochs[trial_id] = result["epoch"]
-            self.ledger.append(
+            self._append(
                 Epoch(
                     trial_id=trial_id,
                     epoch=result["epoch"],

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +26,7 @@ from rich.console import Console
 from orchestrator.cluster import capacity, connect, disconnect
 from orchestrator.config import SweepConfig
 from orchestrator.folder import keep_house, open_folder
-from orchestrator.ledger import Anchor, Ledger
+from orchestrator.ledger import Anchor, Event, Ledger
 from orchestrator.prepare import PrepareError, prepare_models
 from orchestrator.problems import ConfigError, Problem, RunFailed
 from orchestrator.progress import SweepProgress
@@ -95,14 +95,7 @@ def run_sweep(
         except BenchmarkError as error:
             raise ConfigError("benchmark", [Problem(f"trial.benchmark.{error.field}", str(error))]) from None
     folder = output.resolve() / sweep.name
-    open_folder(folder, sweep, benchmark, source, output)
-    try:
-        ledger = Ledger(folder)
-    except BlockingIOError:
-        raise ConfigError(
-            str(folder),
-            [Problem("", "another process is running this sweep; wait for it or give `name` another value")],
-        ) from None
+    ledger = open_folder(folder, sweep, benchmark, source)
     with _logging_to(folder / "log.txt"):
         try:
             return _see_through(sweep, ledger, folder, sweep.digests(benchmark), trial, console)
@@ -130,7 +123,8 @@ def _see_through(
                 with _terminable():
                     _anchors(sweep, ledger, digests[0], console)
             connect()
-            with _terminable():  # only now: Ray puts a handler of its own when it starts
+            with _terminable() as check:  # only now: Ray puts a handler of its own when it starts
+                ledger.listen(check)
                 _run_rounds(sweep, ledger, folder, digests, trial, console)
     except KeyboardInterrupt:
         ended = "interrupted"
@@ -177,18 +171,20 @@ def _run_rounds(
             rungs.replay(ledger.events)
             cause: BaseException | None = None
             try:
-                _tuner(sweep, searcher, RungScheduler(rungs), folder, trial).fit()
+                _tuner(sweep, searcher, RungScheduler(rungs, searcher.causes), folder, trial).fit()
             except Exception as error:  # one trial can end the whole run (docs/engines.md): the ledger goes on
                 cause = error
             if searcher.done:
                 return
+            if searcher.broken:
+                raise RunFailed(f"the ledger could not be written: {searcher.broken}") from cause
             logger.error("the Ray run ended before the sweep did: %s", cause)
             running = list(searcher.live.values())
             lost.update(event.trial_id for event in running)
             for event in running:
                 if lost[event.trial_id] >= CRASHES:
                     searcher.end(event, "FAIL", f"the whole Ray run ended {CRASHES} times while it ran: {cause}")
-            if not running or isinstance(cause, OSError):
+            if not running:
                 raise RunFailed(f"the Ray run ended: {type(cause).__name__}: {cause}") from cause
 
 
@@ -238,18 +234,32 @@ def _logging_to(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable() -> Iterator[Callable[[Event], None]]:
     """SIGTERM, as a cluster sends it before it takes a node away, ends a sweep like Ctrl-C.
 
     SIGINT is set too: a shell starts what it puts into the background with SIGINT ignored.
+
+    Yields:
+        A listener for the ledger, which interrupts at the next event: Python drops the exception of a handler that runs
+        inside a callback of the garbage collector.
     """
+    asked: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    def check(_: Event) -> None:
+        if asked:
+            raise KeyboardInterrupt
+
     signals = (signal.SIGINT, signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread():  # whoever runs us there handles signals
-        yield
+        yield check
         return
-    before = [signal.signal(each, signal.default_int_handler) for each in signals]
+    before = [signal.signal(each, interrupt) for each in signals]
     try:
-        yield
+        yield check
     finally:
         for each, handler in zip(signals, before, strict=True):
             signal.signal(each, handler)

@@ -11,12 +11,11 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from pathlib import Path
 
 from orchestrator.ledger import Event, read_events
 from orchestrator.mlflow_store import Store, SyncResult
-from orchestrator.tracking_uri import TrackingError, refusal, require_store, uri_of
+from orchestrator.tracking_uri import TrackingError, refusal, uri_of
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL, _LONGEST_PAUSE, _PATIENCE = 1.0, 60.0, 3
@@ -105,21 +104,18 @@ class Tracker:
 
     def _run(self) -> None:
         store: Store | None = None
-        backlog: deque[Event] = deque()
+        events: list[Event] = []
         taken, stopping = 0, False
         while not stopping:
             stopping = self._stop.wait(min(2.0**self._failures, _LONGEST_PAUSE) if self._failures else _INTERVAL)
             while not self._queue.empty():
-                backlog.append(self._queue.get())
+                events.append(self._queue.get())
             try:
                 if store is None:
-                    store = Store(self._folder, self._uri)
+                    store, taken = Store(self._folder, self._uri), 0
                     store.reopen()
-                elif self._failures:
-                    require_store(self._uri)
-                while backlog:
-                    store.take(backlog[0])
-                    backlog.popleft()
+                for event in events[taken:]:
+                    store.take(event)
                     taken += 1
                 store.flush()
                 self._sent = taken
@@ -128,6 +124,8 @@ class Tracker:
                     self._complete = True
                 self._failures = 0
             except Exception as error:  # whatever it is, it is not worth the sweep: `sync` repeats and reports it
+                # The call that failed may have arrived all the same: only the store knows what it has.
+                store = None
                 self._failures += 1
                 if self._failures == _PATIENCE:
                     _LOG.warning("%s", refusal(self._uri, self._folder, error))

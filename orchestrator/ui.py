@@ -89,8 +89,10 @@ def serve_ui(output: Path, port: int) -> int:
         TrackingError: The store cannot be used, or the port is taken.
     """
     sweeps = [SweepInfo.read(path.parent) for path in output.glob("*/sweep.json")]
-    newest = max(sweeps, key=lambda info: info.created, default=None)
-    uri = resolve_uri(output, recorded_uri(newest) if newest else None)
+    if not sweeps:
+        raise TrackingError(f"{str(output)!r} has no run folder; give the folder that `run` wrote into, as in runs")
+    newest = max(sweeps, key=lambda info: info.created)
+    uri = resolve_uri(output, recorded_uri(newest))
     require_store(uri)
     if uri.startswith(("http:", "https:")):
         _print_links(output, redacted(uri).replace("***@", ""), uri)

@@ -1,15 +1,14 @@
 """The Ray trainable: a warm process that runs one trial after another.
 
 Ray reuses the actor, so whatever `trials.models` keeps in memory (target model, reference, encoded benchmark) is there
-for the next trial. A trial that fails is a *result*: `step` reports `failure` and ends it. Only a dead process is
-retried, from the trial's last checkpoint.
+for the next trial. A trial that fails (`TrialFailed`: diverged, out of memory) is a *result*: `step` reports `failure`
+and ends it. Any other error ends the process too; Ray then retries the trial in a fresh one, from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import traceback
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from ray import tune
 
 from orchestrator.ledger import write_atomically
 from trials.config import TrialConfig
-from trials.result import EpochResult
+from trials.result import EpochResult, TrialFailed
+
+logger = logging.getLogger(__name__)
 
 TrialFunction = Callable[..., Iterator[EpochResult]]
 """`run_trial`, or anything with its signature."""
@@ -42,9 +43,12 @@ class Worker(tune.Trainable):
         """One epoch."""
         try:
             result = next(self._epochs)
-        except Exception as error:  # whatever goes wrong in a trial is that trial's result and nobody else's
-            logging.getLogger(__name__).error("".join(traceback.format_exception(error)))
+        except TrialFailed as error:
             return self._failure(f"{type(error).__name__}: {error}")
+        except Exception:
+            # A bug, or a broken device: this process is not to be trusted with the next trial, so Ray ends it.
+            logger.exception("the trial ended with an error")
+            raise
         for name, value in result.metrics.items():
             if not math.isfinite(value):
                 return self._failure(f"Diverged: {name} is {value} after epoch {result.epoch}")
@@ -57,7 +61,10 @@ class Worker(tune.Trainable):
 
     def cleanup(self) -> None:
         """Ends the current trial and frees what it held."""
-        self._epochs.close()
+        try:
+            self._epochs.close()
+        except Exception:  # it would be taken for a fault of the next trial
+            logger.exception("the trial could not be cleaned up")
         logging.getLogger().removeHandler(self._log)
         self._log.close()
 

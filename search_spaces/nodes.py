@@ -39,6 +39,10 @@ class Float:
         """Values that check the whole range: its ends."""
         return [self.low, self.high]
 
+    def inside(self) -> Choice:
+        """A value between the ends that is no whole number: a setting that wants one takes both ends and not this."""
+        return Choice((self.low + (self.high - self.low) * 0.3819660112501051,))
+
     def __str__(self) -> str:
         return f"{self.low:g} .. {self.high:g}{' (log)' if self.log else ''}"
 
@@ -55,7 +59,7 @@ class Int:
         return trial.suggest_int(name, self.low, self.high, log=self.log)
 
     def holds(self, value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+        return _is_number(value) and value == int(value) and self.low <= value <= self.high
 
     def examples(self) -> list[Any]:
         """Values that check the whole range: its ends."""

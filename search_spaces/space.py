@@ -123,7 +123,8 @@ class SearchSpace:
             for earlier in self.parameters:
                 if earlier.path == path and path not in found:
                     values = [value for value in allowed if earlier.domain.holds(value)]
-                    found |= (self._leading_to(earlier) | {path: values[0]}) if values else {}
+                    # Nearer conditions are met already; a farther one must not undo them.
+                    found = (self._leading_to(earlier) | {path: values[0]} if values else {}) | found
         return found
 
     def size(self) -> int | None:

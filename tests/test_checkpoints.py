@@ -125,3 +125,27 @@ def test_nothing_in_a_checkpoint_is_pickled(llama: Path, tmp_path: Path) -> None
     next(run_trial(tiny.trial(llama), folder=tmp_path))
     suffixes = {file.suffix for file in (tmp_path / "checkpoint").rglob("*") if file.is_file()}
     assert suffixes <= {".safetensors", ".json", ".jinja", ".md", ".txt"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["mixtral", "gemma2"])
+def test_architectures_that_rename_their_weights_and_half_precision_resume_whole(
+    name: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tiny.saved_model(tmp_path / "model", name)
+    config = tiny.trial(folder, model=changes, epochs=2)
+    whole = run(config, tmp_path / "whole")
+    stream = run_trial(config, folder=tmp_path / "cut")
+    next(stream)
+    stream.close()
+    after = run(config, tmp_path / "cut", resume_from=tmp_path / "cut" / "checkpoint")
+    assert numbers(after) == numbers(whole)
+    assert same(saved(tmp_path / "cut"), saved(tmp_path / "whole"))
+
+
+def test_half_precision_moves_at_a_learning_rate_below_its_spacing(tmp_path: Path) -> None:
+    # An update of 1e-5 is less than half a step of bfloat16 at a weight of 0.02: only their sum is felt.
+    folder = tiny.saved_model(tmp_path / "model", "llama")
+    config = tiny.trial(folder, model={"dtype": "bfloat16"}, epochs=8, optim={"lr": 2e-4, "batch_size": 1})
+    first, *_, last = run(config, tmp_path / "trial")
+    assert last.metrics["forget.nll"] != first.metrics["forget.nll"]

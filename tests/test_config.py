@@ -16,7 +16,7 @@ from pydantic import BaseModel
 import orchestrator.config
 from orchestrator.config import SweepConfig, load_sweep, reload_sweep
 from orchestrator.folder import check_folder
-from orchestrator.ledger import SweepInfo
+from orchestrator.ledger import Anchor, Ledger, SweepInfo
 from orchestrator.problems import ConfigError, did_you_mean, find_sweep, read_yaml, require_run_folder, shipped
 from orchestrator.single import load_trial
 from trials import config as trial_config
@@ -495,6 +495,9 @@ def run_folder(place: Path, **content: Any) -> tuple[Path, SweepConfig, Benchmar
         created=0.0,
     )
     (folder / "sweep.json").write_text(info.model_dump_json(), encoding="utf-8")
+    ledger = Ledger(folder)
+    ledger.append(Anchor(name="target", metrics={}))
+    ledger.close()
     return folder, sweep, benchmark
 
 

@@ -191,4 +191,4 @@ def test_the_text_counts_a_finite_space_and_tells_hours_where_they_are_known() -
     assert "at once: as many as the cluster carries" in text
     assert "(0% saved)" in text
     assert "published settings" not in text
-    assert "about 0.21 hours, at 8 s an epoch" in shown(sweep, Plan({8: 12.0}, 96, 96.0, 1, 8.0))
+    assert "about 13 minutes, at 8 s an epoch" in shown(sweep, Plan({8: 12.0}, 96, 96.0, 1, 8.0))

@@ -75,8 +75,15 @@ def test_a_trial_under_which_the_run_ends_again_and_again_fails_and_the_sweep_go
 
 
 def test_a_full_disk_ends_the_sweep_with_its_cause(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match="No space left on device"):
-        run_rounds(monkeypatch, tmp_path, lambda searcher: OSError(28, "No space left on device"))
+    def full(line: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    def crash(searcher: StudySearcher) -> BaseException | None:
+        searcher.ledger._write = full  # type: ignore[method-assign]
+        return None
+
+    with pytest.raises(RunFailed, match=r"the ledger could not be written: .*No space left on device"):
+        run_rounds(monkeypatch, tmp_path, crash)
 
 
 def test_a_run_that_ends_with_nothing_running_is_not_tried_for_ever(

@@ -102,5 +102,23 @@ def test_the_best_of_a_single_objective_is_never_stopped_and_no_more_than_a_shar
         if forget < best:
             assert on
         best = min(best, forget)
-    everybody = {index for index in rungs.values[2] if rungs.goes_on(index, 2, rungs.values[2][index])}
-    assert len(everybody) == math.ceil(len(arrivals) / factor)
+    assert len(rungs._best(rungs.values[2])) == math.ceil(len(arrivals) / factor)
+
+
+def test_a_decision_stands_when_a_trial_reports_again_after_others_came() -> None:
+    events = []
+    rungs = Rungs(small_sweep())
+    for index, forget in enumerate([0.5, 0.4, 0.3]):
+        values = metrics(forget, 0.9)
+        assert rungs.goes_on(str(index), 2, values)
+        events.append(Epoch(trial_id=str(index), epoch=2, metrics=values, seconds=1))
+    assert rungs.goes_on("0", 2, metrics(0.5, 0.9))
+    again = Rungs(small_sweep())
+    again.replay(events)
+    assert again.goes_on("0", 2, metrics(0.5, 0.9))
+
+
+def test_a_result_without_an_objective_is_no_point_of_a_replayed_rung() -> None:
+    rungs = Rungs(small_sweep())
+    rungs.replay([Epoch(trial_id="0", epoch=2, metrics={"forget.extraction_strength": 0.1}, seconds=1)])
+    assert rungs.goes_on("1", 2, metrics(0.5, 0.9))

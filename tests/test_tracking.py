@@ -511,6 +511,7 @@ def test_redaction_takes_the_credentials_and_nothing_else(text: str, expected: s
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    make_folder(tmp_path, "swept")
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()

@@ -13,6 +13,7 @@ from transformers import (
     Gemma2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MixtralConfig,
     PhiConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -62,6 +63,8 @@ def architecture(name: str, vocab_size: int) -> PretrainedConfig:
         return GPTNeoXConfig(**shape)
     if name == "qwen2":
         return Qwen2Config(**shape, num_key_value_heads=1)
+    if name == "mixtral":  # its weights have other names on disk than in memory
+        return MixtralConfig(**shape, num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1)
     # A cap as low as this bends logits of size 1, so leaving it out shows.
     return Gemma2Config(**shape, num_key_value_heads=1, head_dim=16, sliding_window=8, final_logit_softcapping=2.0)
 

@@ -29,9 +29,9 @@ def digest(value: Any) -> str:
 def model_digest(model: ModelConfig, *, data: str, which: str = "target") -> str:
     """Name of the target model, or of the retain model, by what it is made of.
 
-    A model that we train is its recipe and its data. A local folder is its files: the small ones by content, a large
-    one by size and its first and last MiB, since reading all of a 70B model would take minutes. A hub id is itself
-    with its revision.
+    A model that we train is its recipe and its data. A local folder is its files: up to 128 MiB by
+    content, a larger one by size and 512 blocks of it, first to last, since all of a 70B model would take minutes.
+    A hub id is itself with its revision.
 
     Args:
         model: The settings.
@@ -67,7 +67,7 @@ def fingerprint(config: TrialConfig, *, data: str, model: str) -> str:
         model: Digest of the target model.
     """
     settings = config.model_dump(mode="json")
-    settings["benchmark"] = data
+    settings["recipe"], settings["benchmark"] = RECIPE, data
     settings["model"] = {
         "digest": model,
         "dtype": config.model.dtype,
@@ -77,9 +77,12 @@ def fingerprint(config: TrialConfig, *, data: str, model: str) -> str:
 
 
 def _file_digest(file: Path) -> list[Any]:
-    size, edge = file.stat().st_size, 1 << 20
+    size, block, blocks = file.stat().st_size, 1 << 18, 512
+    sha = hashlib.sha256()
     with open(file, "rb") as stream:
-        head = stream.read(edge)
-        stream.seek(max(size - edge, 0))
-        tail = stream.read(edge)
-    return [size, hashlib.sha256(head + tail).hexdigest()]
+        if size <= block * blocks:
+            sha.update(stream.read())
+        for index in range(blocks if size > block * blocks else 0):
+            stream.seek(index * (size - block) // (blocks - 1))
+            sha.update(stream.read(block))
+    return [size, sha.hexdigest()]

@@ -67,7 +67,9 @@ def npo(sum_B: Tensor, reference_sum_B: Tensor, *, beta: float) -> Tensor:
 def simnpo(mean_B: Tensor, *, beta: float, margin: float) -> Tensor:
     """-(2 / beta) * logsigmoid(beta * (m - margin)) per row, m the mean cross-entropy (arXiv 2410.07163, eq. 4).
 
-    *Differs from* the published code: the length counts shifted targets, one less where the first token is supervised.
+    The margin stands inside beta, as in the published code; at margin 0, which all published settings have, its place
+    makes no difference. *Differs from* that code: the length counts shifted targets, one less where the first token is
+    supervised.
     """
     return -(2 / beta) * logsigmoid(beta * (mean_B - margin))
 

@@ -28,7 +28,7 @@ from trials.config import NPO, OptimConfig, TrialConfig
 from trials.encoding import Example, collate
 from trials.evaluate import evaluate, score
 from trials.losses import forget_loss, retain_kl, retain_nll, token_ce
-from trials.models import Workspace, answer_logits, derived_seed, workspace
+from trials.models import Workspace, answer_logits, derived_seed, load_model, workspace
 from trials.result import Diverged, EpochResult, OutOfMemory
 from trials.weighting import CriterionConfig, TokenStats, token_weights
 
@@ -76,9 +76,13 @@ class _Trial:
         self.forget = warm.sets["forget"]
         self.epoch = 0
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # In half precision a step of lr 1e-5 is less than the spacing of the weights and rounds away: so the
+        # optimiser works on fp32 masters, and the model's weights are copies of them.
+        half = any(parameter.dtype != torch.float32 for parameter in self.parameters)
+        self.masters = [p.detach().float().clone() for p in self.parameters] if half else self.parameters
         optim = config.optim
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
+            self.masters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
         )
         self.steps_an_epoch = math.ceil(len(self.forget) / optim.batch_size)
         self.reference_ce: list[Tensor] = []
@@ -136,9 +140,20 @@ class _Trial:
             torch.nn.utils.clip_grad_norm_(self.parameters, optim.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(optim, step, self.config.epochs * self.steps_an_epoch)
+        self._update()
+        return parts
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """One step of the optimiser, through the masters where there are any; gradients are cleared."""
+        apart = self.masters is not self.parameters
+        for master, parameter in zip(self.masters, self.parameters, strict=True) if apart else ():
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return parts
+        for master, parameter in zip(self.masters, self.parameters, strict=True) if apart else ():
+            parameter.copy_(master)
 
     def _forward(self, rows: Sequence[int], kept: Sequence[Example]) -> tuple[Tensor, Tensor, int]:
         """One pass over forget rows and their retain partners: logits, cross-entropies, where retain begins."""
@@ -200,24 +215,32 @@ class _Trial:
 
                 peft.set_peft_model_state_dict(self.model, load_file(adapter))
             else:
-                self.model.load_state_dict(_read_weights(place), strict=False)
+                # Through the library: it renames and splits the weights of some architectures when it saves.
+                saved = load_model(str(place), self.config.model.model_copy(update={"revision": None}))
+                self.model.load_state_dict(saved.state_dict())
         result = EpochResult(**json.loads((place / "epoch.json").read_text(encoding="utf-8")))
         self.epoch = result.epoch
         if not result.last:
             tensors = load_file(place / "optimizer.safetensors")
-            for index, parameter in enumerate(self.parameters):
-                self.optimizer.state[parameter] = {
-                    name: tensors[f"{index}.{name}"].to("cpu" if name == "step" else parameter.device)
-                    for name in ("step", "exp_avg", "exp_avg_sq")
-                }
+            for index, master in enumerate(self.masters):
+                if f"{index}.step" in tensors:  # a parameter that never had a gradient has no state
+                    self.optimizer.state[master] = {
+                        name: tensors[f"{index}.{name}"].to("cpu" if name == "step" else master.device)
+                        for name in ("step", "exp_avg", "exp_avg_sq")
+                    }
+                if f"{index}.master" in tensors:
+                    master.data.copy_(tensors[f"{index}.master"])
         return result
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
-        return {
+        tensors = {
             f"{index}.{name}": tensor
-            for index, parameter in enumerate(self.parameters)
-            for name, tensor in self.optimizer.state[parameter].items()
+            for index, master in enumerate(self.masters)
+            for name, tensor in self.optimizer.state.get(master, {}).items()
         }
+        if self.masters is not self.parameters:
+            tensors |= {f"{index}.master": master for index, master in enumerate(self.masters)}
+        return tensors
 
 
 def learning_rate(optim: OptimConfig, step: int, total: int) -> float:
@@ -234,10 +257,3 @@ def _latest(checkpoint: Path) -> Path | None:
     """The newest whole checkpoint; half-written ones have names that start with a dot."""
     whole = sorted(place for place in checkpoint.glob("[0-9]*") if (place / "epoch.json").exists())
     return whole[-1] if whole else None
-
-
-def _read_weights(place: Path) -> dict[str, Tensor]:
-    """All tensors of a saved model, sharded or not."""
-    return {
-        name: tensor for file in sorted(place.glob("model*.safetensors")) for name, tensor in load_file(file).items()
-    }
