@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -26,12 +27,11 @@ class RungScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Keeps what Ray knows of a trial's end for the searcher, which is told next, and not told that."""
-        error = trial.get_error()
-        if error is not None:
-            text = str(error)
-            died = "ActorDiedError" in text or "ActorUnavailableError" in text
+        if trial.error_file and Path(trial.error_file).exists():
+            text = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure #")[2]
             lines = [line.strip() for line in text.splitlines() if line.strip()]
-            self.causes[trial.trial_id] = "its worker process died" if died or not lines else lines[-1][:500]
+            died = "ActorDiedError" in text or "actor died" in text or not lines
+            self.causes[trial.trial_id] = "its worker process died" if died else lines[-1][:500]
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """CONTINUE or STOP."""

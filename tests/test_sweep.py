@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -200,7 +201,7 @@ def test_an_interrupted_sweep_writes_its_report_says_how_to_go_on_and_exits_with
     process.send_signal(sign)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"interrupted; go on with: unlearn-sweep resume {(output / 'small').resolve()}" in printed
+    assert f"interrupted; go on with: unlearn-sweep resume {shlex.quote(str((output / 'small').resolve()))}" in printed
     assert (output / "small/report.html").exists()
     assert SweepInfo.read(output / "small").name == "small"
     assert "RUNNING" not in runs_of(output) or runs_of(output)["RUNNING"] <= 1
