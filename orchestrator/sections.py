@@ -30,6 +30,9 @@ from trials.config import PRESETS
 Cells = list[str | float | None]
 
 
+LITTLE = 0.2  # extraction strength under which a target model can hardly be said to have memorised its forget set
+
+
 def blocks(summary: Summary, pictures: Mapping[str, bytes], links: Mapping[str, str]) -> list[Block]:
     """The whole report, in reading order.
 
@@ -41,6 +44,7 @@ def blocks(summary: Summary, pictures: Mapping[str, bytes], links: Mapping[str, 
     return [
         *_head(summary),
         *_front(summary, pictures["figures/front.png"]),
+        *_anchors(summary),
         *_knee(summary),
         *_over_forgetting(summary),
         *_published(summary),
@@ -119,6 +123,23 @@ def _front(summary: Summary, png: bytes) -> list[Block]:
     return found
 
 
+def _anchors(summary: Summary) -> list[Block]:
+    """Where unlearning starts from, and what a model that never saw the forget set has."""
+    if not summary.anchors:
+        return []
+    wanted = dict.fromkeys([*summary.info.objectives, "forget.nll", "retain.nll"])
+    names = [name for name in wanted if any(name in metrics for metrics in summary.anchors.values())]
+    rows: list[Cells] = [[f"{which} model", *map(metrics.get, names)] for which, metrics in summary.anchors.items()]
+    found: list[Block] = [Heading("Before unlearning"), Table(["model", *names], rows)]
+    known = summary.anchors.get("target", {}).get("forget.extraction_strength", 1.0)
+    if known < LITTLE:
+        said = (
+            f"The target model's forget.extraction_strength is {number(known)}: it has little to forget, and this sweep"
+        )
+        found.append(Paragraph((f"{said} can tell little. Was it trained on the forget set, with this prompt?",)))
+    return found
+
+
 def _knee(summary: Summary) -> list[Block]:
     knee = summary.knee
     if knee is None:
@@ -161,12 +182,8 @@ def _over_forgetting(summary: Summary) -> list[Block]:
             if nll
             else "below a model that never saw the forget set nothing can be told from noise"
         )
-        said = (
-            f"Trials of the front {side} {gold}: {beyond} ({meaning})."
-            if beyond
-            else f"No trial of the front lies {side} {gold}."
-        )
-        found.append(Paragraph((said,)))
+        none = f"No trial of the front lies {side} {gold}."
+        found.append(Paragraph((f"Trials of the front {side} {gold}: {beyond} ({meaning})." if beyond else none,)))
     return [Heading("Over-forgetting"), *found] if found else []
 
 

@@ -443,3 +443,12 @@ def test_what_the_driver_uses_live_imports_neither_matplotlib_nor_an_engine() ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+@pytest.mark.parametrize(("known", "little"), [(0.01, True), (0.99, False)])
+def test_a_target_model_with_little_to_forget_is_called_so(run: Run, known: float, little: bool) -> None:
+    run.anchor("target", known, 0.9)
+    run.trial(0.0, 0.0)
+    for text in run.texts():
+        assert "Before unlearning" in text
+        assert ("it has little to forget" in text) is little
