@@ -22,6 +22,7 @@ from trials.weighting import (
     TokenStats,
     Uniform,
     importance,
+    mixture,
     satimp,
     saturation,
     token_weights,
@@ -256,3 +257,17 @@ def test_an_instance_weight_does_not_underflow_with_the_length_of_the_answer() -
     weights = weigh(Saturation(beta1=beta), [[0.35] * 60, [0.35]], "instance", dtype=torch.float32)
     assert weights[0, 0].item() == pytest.approx(weights[1, 0].item(), rel=1e-5)
     assert weights[0, 0] > 0.1  # the summed form is exactly 0 from a sum of 20.7 nats on
+
+
+@given(st.floats(0, 1), st.floats(0, 10), st.floats(0, 10))
+def test_a_mixture_lies_between_its_parts_and_is_each_of_them_at_its_ends(
+    share: float, beta1: float, beta2: float
+) -> None:
+    stats = TokenStats(*padded(INPUTS["forget_ce"]))
+    one, other = saturation(stats, beta1=beta1), importance(stats, beta2=beta2)
+    mixed = mixture(stats, share=share, beta1=beta1, beta2=beta2)
+    inside = stats.mask_BT
+    assert (mixed >= torch.minimum(one, other) - 1e-12)[inside].all()
+    assert (mixed <= torch.maximum(one, other) + 1e-12)[inside].all()
+    assert torch.equal(mixture(stats, share=1.0, beta1=beta1, beta2=beta2)[inside], one[inside])
+    assert torch.equal(mixture(stats, share=0.0, beta1=beta1, beta2=beta2)[inside], other[inside])

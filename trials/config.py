@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from trials.weighting import Granularity, Importance, SatImp, Saturation, Uniform
+from trials.weighting import Granularity, Importance, Mixture, SatImp, Saturation, Uniform
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -145,7 +145,7 @@ class SimNPO(Frozen):
 
 
 Forget = Annotated[
-    Uniform | Saturation | Importance | SatImp | NPO | SimNPO,
+    Uniform | Saturation | Importance | SatImp | Mixture | NPO | SimNPO,
     Field(discriminator="type"),
 ]
 
@@ -217,6 +217,18 @@ PRESETS: dict[str, tuple[dict[str, Any], str]] = {
         {"criterion": {"type": "satimp", "beta1": 4.0, "beta2": 0.1}, "retain": {"coefficient": 0.1}},
         "SatImp as retuned by its author in 2026 (OpenUnlearning pull request 192)",
     ),
+    "satimp_ou_readme": (
+        {"criterion": {"type": "satimp", "beta1": 5.0, "beta2": 1.0}, "retain": {"coefficient": 0.1}},
+        "SatImp as in the README of its OpenUnlearning contribution (arXiv 2505.11953)",
+    ),
+    "simsat5": (
+        {"criterion": {"type": "saturation", "beta1": 5.0}},
+        "SimSat with retain NLL at its code's default exponent (arXiv 2505.11953)",
+    ),
+    "simimp5": (
+        {"criterion": {"type": "importance", "beta2": 5.0}},
+        "SimImp with retain NLL at its code's default exponent (arXiv 2505.11953)",
+    ),
     "wga": (
         {"criterion": {"type": "saturation", "beta1": 1.0}},
         "WGA with retain NLL (arXiv 2502.19301)",
@@ -224,6 +236,10 @@ PRESETS: dict[str, tuple[dict[str, Any], str]] = {
     "npo_ou": (
         {"criterion": {"type": "npo", "beta": 0.1}},
         "NPO with retain NLL as in OpenUnlearning (arXiv 2404.05868)",
+    ),
+    "simnpo_tofu05": (
+        {"criterion": {"type": "simnpo", "beta": 2.5}, "forget_coefficient": 0.1375},
+        "SimNPO as tuned for TOFU forget05 (arXiv 2410.07163)",
     ),
     "simnpo_tofu10": (
         {"criterion": {"type": "simnpo", "beta": 4.5}, "forget_coefficient": 0.125},

@@ -78,6 +78,14 @@ def satimp(stats: TokenStats, *, beta1: float, beta2: float) -> Tensor:
     return saturation(stats, beta1=beta1) * importance(stats, beta2=beta2)
 
 
+def mixture(stats: TokenStats, *, share: float, beta1: float, beta2: float) -> Tensor:
+    """w = share * p^beta1 + (1 - share) * (1 - p)^beta2: saturation and importance added instead of multiplied.
+
+    Source: ours. The paper (arXiv 2505.11953, section 5) combines by product only, which is 0 where either factor is.
+    """
+    return share * saturation(stats, beta1=beta1) + (1 - share) * importance(stats, beta2=beta2)
+
+
 # -- their settings, as they stand in a sweep file -------------------------------------------------------------------
 
 
@@ -124,7 +132,17 @@ class SatImp(CriterionConfig):
     formula = staticmethod(satimp)
 
 
-Criterion = Uniform | Saturation | Importance | SatImp
+class Mixture(CriterionConfig):
+    """Saturation and importance in a convex sum: share * p^beta1 + (1 - share) * (1 - p)^beta2."""
+
+    type: Literal["mixture"] = "mixture"
+    share: float = Field(0.5, ge=0, le=1, description="of saturation; the rest is importance")
+    beta1: Exponent = 5.0
+    beta2: Exponent = 1.0
+    formula = staticmethod(mixture)
+
+
+Criterion = Uniform | Saturation | Importance | SatImp | Mixture
 
 
 def token_weights(criterion: CriterionConfig, stats: TokenStats, *, granularity: Granularity) -> Tensor:
