@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Anchor, Ended, Epoch, Ledger, Suggested, finite, read_events, read_records
+from orchestrator.ledger import Anchor, Ended, Epoch, Ledger, Suggested, finite, in_use, read_events, read_records
 
 
 def suggested(number: int) -> Suggested:
@@ -104,3 +105,27 @@ def test_listeners_hear_of_an_event_after_it_is_on_disk(folder: Path) -> None:
 
 def test_metrics_that_are_no_numbers_are_absent() -> None:
     assert finite({"a": 1, "b": float("nan"), "c": float("inf")}) == {"a": 1.0}
+
+
+def test_a_write_that_fails_half_way_leaves_a_ledger_that_can_be_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(folder)
+    ledger.append(suggested(0))
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:20]))
+    with pytest.raises(OSError, match="could not be written whole; free some space and `resume`"):
+        ledger.append(suggested(1))
+    monkeypatch.undo()
+    ledger.append(suggested(2))
+    assert [event.trial_id for event in read_events(folder) if isinstance(event, Suggested)] == ["00000", "00002"]
+    assert ledger.events == read_events(folder)
+    ledger.close()
+
+
+def test_whether_a_driver_is_at_work_can_be_asked(folder: Path) -> None:
+    assert not in_use(folder)
+    ledger = Ledger(folder)
+    assert in_use(folder)
+    ledger.close()
+    assert not in_use(folder)

@@ -11,6 +11,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 
 from orchestrator.front import front_of
 from orchestrator.ledger import Epoch, Ledger, Suggested, read_records
@@ -172,3 +173,26 @@ def test_the_study_of_an_old_ledger_has_its_numbers(folder: Path) -> None:
     running = {trial.number for trial in study.trials if trial.state == TrialState.RUNNING}
     assert running == {e.number for e in suggested} - {int(r.trial_id) for r in ledger.records()}
     ledger.close()
+
+
+def test_a_trial_whose_worker_died_before_a_word_is_handed_out_once_more_and_then_fails(folder: Path) -> None:
+    ledger = Ledger(folder)
+    sweep = small_sweep(budget={"trials": 1}, baselines=[], resources={"retries": 0})
+    searcher = StudySearcher(sweep, ledger, folder, concurrent=1, digests=("d", "m"))
+    first = searcher.suggest("a")
+    assert searcher.suggest("b") is None, "it is not finished while a trial may come back"
+    searcher.on_trial_complete("a", error=True)
+    assert ledger.records() == []
+    assert searcher.suggest("b") == first
+    searcher.causes["b"] = "its worker process died"
+    searcher.on_trial_complete("b", error=True)
+    (record,) = ledger.records()
+    assert (record.state, record.failure) == ("FAIL", "its worker process died")
+    assert searcher.suggest("c") == Searcher.FINISHED
+    ledger.close()
+
+
+def test_a_lock_that_a_killed_driver_left_on_the_journal_holds_nobody_up(folder: Path) -> None:
+    (folder / "study.log.lock").touch()
+    simulate(small_sweep(budget={"trials": 3}), folder).close()
+    assert len(read_records(folder)) == 3

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import cli
 from orchestrator.ledger import Anchor, Ended, Epoch, Event, Ledger, Suggested, SweepInfo, read_events
 from orchestrator.mlflow_store import Store
+from orchestrator.problems import ConfigError
 from orchestrator.tracking import Tracker, sync
 from orchestrator.tracking_uri import TrackingError, check_reachable, redacted, resolve_uri, uri_of
 from orchestrator.ui import serve_ui, ui_links
@@ -518,3 +520,17 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         port = server.getsockname()[1]
         with pytest.raises(TrackingError, match=f"port {port} cannot be used .*take another one with --port"):
             serve_ui(tmp_path, port)
+
+
+def test_a_report_needs_no_store_and_a_sync_beside_a_running_sweep_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int
+) -> None:
+    folder = make_folder(tmp_path, "swept")
+    write(folder, four_trials())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port}")
+    cli.report(folder)
+    assert (folder / "report.md").exists()
+    ledger = Ledger(folder)
+    with pytest.raises(ConfigError, match="the sweep is running"):
+        cli.sync(folder)
+    ledger.close()
