@@ -19,10 +19,12 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/warm_worker.py
 	$(BIN)/python benchmarks/shared_pass.py
+	$(BIN)/python benchmarks/one_pass.py
 
 docs: .venv/.installed
 	$(BIN)/python -m orchestrator.reference > docs/reference.md
 	$(BIN)/python -m orchestrator.design_space > docs/design-space.md
+	$(BIN)/python -m orchestrator.metrics_page > docs/metrics.md
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info

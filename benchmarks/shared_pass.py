@@ -12,26 +12,25 @@ import time
 import torch
 
 from trials.config import TrialConfig
-from trials.evaluate import evaluate, score
-from trials.metrics import METRICS
+from trials.evaluate import Evaluator
 from trials.models import workspace
+from trials.naming import named
 
 
 def main() -> None:
     """Times both ways, alternating, and prints the ratio of their best times."""
     torch.set_num_threads(1)
     warm = workspace(TrialConfig())
+    evaluator, names = Evaluator(warm.material), named(("default",))
     shared_times, separate_times = [], []
     for _ in range(5):
         started = time.perf_counter()
-        shared = evaluate(warm.reference, warm.sets, pad=warm.pad, device=warm.device)
+        shared = evaluator.log(warm.reference, names).values
         shared_times.append(time.perf_counter() - started)
         started = time.perf_counter()
-        separate = {
-            f"{name}.{metric}": entry.function(score(warm.reference, examples, pad=warm.pad, device=warm.device))
-            for name, examples in warm.sets.items()
-            for metric, entry in METRICS.items()
-        }
+        separate = {}
+        for name in names:
+            separate |= evaluator.log(warm.reference, [name]).values
         separate_times.append(time.perf_counter() - started)
     worst = max(abs(shared[name] - separate[name]) for name in shared)
     once, often = min(shared_times), min(separate_times)

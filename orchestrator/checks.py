@@ -5,7 +5,6 @@ Each check returns its problems instead of raising, so that a file is told all o
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Collection, Mapping
@@ -17,16 +16,22 @@ from pydantic import ValidationError
 
 from orchestrator.problems import Problem, did_you_mean, problems_of
 from orchestrator.tracking_uri import check_reachable, resolve_uri
+from orchestrator.trial_checks import check_benchmark, check_model, lacking
 from search_spaces.space import Float, SearchSpace, SpaceError, conditions, get_path, with_paths
-from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
+from trials.benchmarks import Benchmark
 from trials.config import TrialConfig
-from trials.metrics import metric_names
 from trials.presets import PRESETS
+from trials.registry import METRICS
 
 if TYPE_CHECKING:
     from orchestrator.config import SweepConfig
 
-_SAME_FOR_ALL = ("benchmark", "epochs", "model.path", "model.revision", "model.retain_path", "model.tiny")
+_SAME_FOR_ALL = (
+    "benchmark",
+    "epochs",
+    "evaluation",
+    *(f"model.{name}" for name in ("path", "revision", "retain_path", "retain_log", "prompt", "hide_pad", "tiny")),
+)
 """What models are prepared and rungs laid out by, once for a sweep."""
 
 
@@ -61,49 +66,6 @@ def _within(path: str, outer: str) -> bool:
     return f"{path}.".startswith(f"{outer}.")
 
 
-# -- one trial ---------------------------------------------------------------------------------------------------------
-
-
-def check_benchmark(trial: TrialConfig) -> tuple[Benchmark | None, list[Problem]]:
-    """The benchmark's rows, or None and why not; None too when they come from the hub, fetched when a sweep starts."""
-    if getattr(trial.benchmark, "path", "") is None:
-        return None, []
-    try:
-        return load_benchmark(trial.benchmark), []
-    except BenchmarkError as error:
-        return None, [Problem(f"trial.benchmark.{error.field}", str(error))]
-
-
-def check_model(trial: TrialConfig) -> list[Problem]:
-    """Whether the models' folders are there, as far as they are folders."""
-    problems = []
-    for name in ("path", "retain_path"):
-        place = getattr(trial.model, name)
-        if place and (place.startswith((".", "/", "~")) or "/" not in place) and not Path(place).is_dir():
-            problems.append(
-                Problem(f"trial.model.{name}", f"{place!r} is not a folder; give a model's folder or a hub id")
-            )
-    if trial.model.retain_path and not trial.model.path:
-        problems.append(
-            Problem("trial.model.retain_path", "it belongs to a target model of yours; set trial.model.path")
-        )
-    layer, depth = getattr(trial.loss.criterion, "layer", None), _depth(trial.model.path)
-    if layer is not None and depth is not None and layer > depth:
-        deep = f"{layer} is more than the model's {depth} layers; lower it or leave it null"
-        problems.append(Problem("trial.loss.criterion.layer", deep))
-    return problems
-
-
-def _depth(path: str | None) -> int | None:
-    """Layers of a model in a folder, as its config.json says; None where it does not, or is not at hand."""
-    try:
-        config = json.loads((Path(os.path.expanduser(path or "")) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    found = [config.get(name) for name in ("num_hidden_layers", "n_layer", "num_layers")]
-    return next((value for value in found if isinstance(value, int)), None)
-
-
 # -- a sweep -----------------------------------------------------------------------------------------------------------
 
 
@@ -134,22 +96,17 @@ def _check_budget(config: SweepConfig) -> list[Problem]:
 
 def _check_names(config: SweepConfig, benchmark: Benchmark | None) -> list[Problem]:
     problems = []
-    sets = set(benchmark.evaluated) if benchmark else None
-    named = {f"objectives.{name}": name for name in config.objectives}
-    named |= {f"reference_point.{name}": name for name in config.reference_point}
+    named_at = {f"objectives.{name}": name for name in config.objectives}
+    named_at |= {f"reference_point.{name}": name for name in config.reference_point}
+    rungs = config.scheduler.type == "pareto_asha"
     if config.scheduler.type == "pareto_asha":
-        named |= {f"scheduler.floors.{name}": name for name in config.scheduler.floors}
-    for path, name in named.items():
-        if name not in metric_names():
-            problems.append(Problem(path, f"{name!r} is not a metric{did_you_mean(name, metric_names())}"))
-        elif sets is not None and name.split(".")[0] not in sets:
-            problems.append(
-                Problem(
-                    path,
-                    f"the benchmark has no {name.split('.')[0]} set to measure {name!r} on; "
-                    f"choose among {', '.join(sorted(sets))}",
-                )
-            )
+        named_at |= {f"scheduler.floors.{name}": name for name in config.scheduler.floors}
+    for path, name in named_at.items():
+        if missing := lacking(name, config.trial, benchmark):
+            problems.append(Problem(path, missing))
+        elif rungs and METRICS[name].cost != "one pass":
+            dear = f"{name!r} takes {METRICS[name].cost}, and rungs compare metrics of one pass only"
+            problems.append(Problem(path, f"{dear}; choose another or set scheduler.type=none"))
         elif path.startswith("objectives") and math.isinf(config.worst_of(name)):
             problems.append(
                 Problem(

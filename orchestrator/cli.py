@@ -119,6 +119,54 @@ def trial(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="folder of a model or of an adapter, or a hub id", metavar="DIR")],
+    benchmark: Annotated[
+        str, typer.Option(help="authors, tofu, muse, wmdp, or a YAML file with its settings", metavar="NAME")
+    ],
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(help="names, patterns (forget.*) and groups, with commas between them", metavar="WORDS"),
+    ] = None,
+    retain_log: Annotated[Path | None, typer.Option(help="log of the retain model", metavar="FILE")] = None,
+    target_log: Annotated[Path | None, typer.Option(help="log of the target model", metavar="FILE")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="a setting of a trial, as in benchmark.path=tofu/", metavar="PATH=VALUE"),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="where its log goes, as JSON", metavar="FILE")] = None,
+) -> None:
+    """Measure any model on a benchmark; the log can be the retain model's of a sweep or of another evaluation.
+
+    Examples: `unlearn-sweep evaluate --model my/retain --benchmark muse --metrics muse --to retain.json`, or
+    `unlearn-sweep evaluate --model my/model --benchmark muse --metrics muse --retain-log retain.json`
+    """
+    from orchestrator.standalone import load_request, run_evaluation
+
+    request = load_request(
+        model, benchmark, metrics or ["default"], settings or [], {"target": target_log, "retain": retain_log}, to
+    )
+    raise typer.Exit(run_evaluation(request))
+
+
+@app.command()
+def export(
+    folder: Folder,
+    to: Annotated[Path, typer.Option(help="folder to be made", metavar="DIR")],
+    pick: Annotated[str, typer.Option(help="the knee of the front, or a trial", metavar="knee|TRIAL_ID")] = "knee",
+    merge: Annotated[bool, typer.Option("--merge", help="a whole model, where the trial has an adapter")] = False,
+) -> None:
+    """Write the model of a trial as a transformers or peft folder with a model card, once it scores as recorded.
+
+    Examples: `unlearn-sweep export runs/smoke --to my-model`, or
+    `unlearn-sweep export runs/smoke --pick 00007 --to my-model --merge`
+    """
+    from orchestrator.export import load_pick, run_export
+
+    raise typer.Exit(run_export(load_pick(folder, pick, to), to, merge=merge))
+
+
+@app.command()
 def resume(folder: Folder) -> None:
     """Go on with a sweep that was interrupted or killed: ended trials stay, the others finish.
 

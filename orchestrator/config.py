@@ -7,6 +7,7 @@ All problems are collected and reported at once.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,13 @@ from orchestrator.ledger import SweepInfo
 from orchestrator.problems import ConfigError, Problem, problems_of, read_yaml, require_run_folder
 from search_spaces.space import SearchSpace, with_paths
 from trials.benchmarks import Benchmark
-from trials.config import Seed, TrialConfig
-from trials.identity import RECIPE, digest, model_digest
-from trials.metrics import METRICS
+from trials.config import TrialConfig
+from trials.identity import digest, model_digest, with_digests
+from trials.naming import models_of, named
 from trials.presets import PRESETS
+from trials.registry import METRICS
 from trials.settings import Frozen
+from trials.sources import Seed
 
 _LONG = {"minimize": "min", "maximize": "max"}
 Direction = Annotated[Literal["min", "max"], BeforeValidator(lambda word: _LONG.get(str(word), word))]
@@ -119,7 +122,7 @@ class SweepConfig(Frozen):
 
     def worst_of(self, objective: str) -> float:
         """The worst value of an objective: its coordinate of the reference point, or the end of the metric's range."""
-        metric = METRICS[objective.split(".")[1]]
+        metric = METRICS[objective]
         end = metric.high if self.objectives[objective] == "min" else metric.low
         return self.reference_point.get(objective, end)
 
@@ -128,18 +131,18 @@ class SweepConfig(Frozen):
         return {name: self.worst_of(name) for name in self.objectives}
 
     def digests(self, benchmark: Benchmark) -> tuple[str, str]:
-        """Digests of the benchmark's rows and of the target model."""
-        return benchmark.digest(annotations=True), model_digest(self.trial.model, data=benchmark.digest())
+        """Digests of the benchmark's rows and of the models: the target, and the retain model if metrics look at it."""
+        data, model = benchmark.digest(), self.trial.model
+        target = model_digest(model, data=data)
+        measured = named((*self.trial.evaluation.metrics, *self.trial.evaluation.front))
+        if "retain" in models_of(measured) and (model.retain_path or model.retain_log):
+            target = digest({"target": target, "retain": model_digest(model, data=data, which="retain")})
+        return benchmark.digest(annotations=True), target
 
     def identity(self, data: str, model: str) -> dict[str, Any]:
         """What makes this sweep this sweep: contents (as digests) in; paths, budget, machines and words out."""
         settings = self.model_dump(mode="json", exclude={"description", "budget", "resources", "tracking"})
-        settings["recipe"], settings["trial"]["benchmark"] = RECIPE, data
-        del settings["trial"]["log_weights"]
-        settings["trial"]["model"] = {"digest": model} | {
-            key: settings["trial"]["model"][key] for key in ("dtype", "adapter")
-        }
-        return settings
+        return settings | {"trial": with_digests(settings["trial"], data=data, model=model)}
 
     def fingerprint(self, benchmark: Benchmark) -> str:
         """Sixteen hex digits of `identity`."""
@@ -170,7 +173,7 @@ def load_sweep(file: str, overrides: Sequence[str] = (), *, output: Path) -> tup
             config = SweepConfig.model_validate({"name": "unnamed"} | _without(raw, [e["loc"] for e in error.errors()]))
         except ValidationError:
             raise ConfigError(file, problems) from None
-    config = _absolute(config)
+    config = _measuring(_absolute(config))
     benchmark, found = check_sweep(config, output, wrong=[problem.path for problem in problems])
     if problems or found:
         raise ConfigError(file, [*problems, *found])
@@ -224,7 +227,20 @@ def _absolute(config: SweepConfig) -> SweepConfig:
         "benchmark.annotations": benchmark.get("annotations"),
         "model.path": model.path,
         "model.retain_path": model.retain_path,
+        "model.retain_log": model.retain_log,
     }.items():
         if value and os.path.exists(place := os.path.expanduser(value)):
             changes[path] = os.path.realpath(place)
     return config.model_copy(update={"trial": config.trial_at(changes)}) if changes else config
+
+
+def _measuring(config: SweepConfig) -> SweepConfig:
+    """With every metric that the sweep compares trials by among those that a trial measures."""
+    metrics = config.trial.evaluation.metrics
+    floors = config.scheduler.floors if isinstance(config.scheduler, ParetoASHA) else {}
+    with contextlib.suppress(ValueError):  # a name that is none is told by the checks
+        known = named(metrics)
+        more = tuple(name for name in (*config.objectives, *floors) if name in METRICS and name not in known)
+        if more:
+            return config.model_copy(update={"trial": config.trial_at({"evaluation.metrics": (*metrics, *more)})})
+    return config

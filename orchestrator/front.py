@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator import pareto
-from orchestrator.ledger import Anchor, Ended, Epoch, Event, Record, State, Suggested, SweepInfo, records
+from orchestrator.ledger import Anchor, Ended, Epoch, Event, Measured, Record, State, Suggested, SweepInfo, records
 from search_spaces.space import get_path
 
 Objectives = Mapping[str, Literal["min", "max"]]
@@ -104,6 +104,7 @@ class Summary:
         history: Hypervolume after each of `records`.
         counts: State -> number of ended trials; all three states are there.
         failures: Cause, the first line of `failure` -> number of trials, most frequent first.
+        unmeasured: trial_id of the front -> why it could not be measured again, where that failed.
         epochs_spent: Epochs evaluated, of all trials.
         epochs_saved: Epochs that PRUNED trials had left.
         epochs_full: Epochs that COMPLETE and PRUNED trials would have taken at full budget.
@@ -120,6 +121,7 @@ class Summary:
     history: list[float]
     counts: dict[str, int]
     failures: dict[str, int]
+    unmeasured: dict[str, str]
     epochs_spent: int
     epochs_saved: int
     epochs_full: int
@@ -154,6 +156,7 @@ def summarise(info: SweepInfo, events: Iterable[Event]) -> Summary:
     front = front_of(found, info.objectives)
     states = Counter(record.state for record in found)
     causes = Counter(_cause(event) for event in events if isinstance(event, Ended) and event.state == "FAIL")
+    tried = {event.trial_id: event for event in events if isinstance(event, Measured)}  # the last time counts
     budgets = {record.trial_id: _budget(suggested[record.trial_id].config, found) for record in found}
     return Summary(
         info=info,
@@ -166,6 +169,7 @@ def summarise(info: SweepInfo, events: Iterable[Event]) -> Summary:
         history=hypervolume_history(found, info.objectives, info.reference_point),
         counts={state: states[state] for state in STATES},
         failures=dict(sorted(causes.items(), key=lambda pair: (-pair[1], pair[0]))),
+        unmeasured={r.trial_id: _cause(e) for r in front if (e := tried.get(r.trial_id)) and e.failure},
         epochs_spent=len(epochs),
         epochs_saved=sum(max(0, budgets[r.trial_id] - r.epoch) for r in found if r.state == "PRUNED"),
         epochs_full=sum(max(r.epoch, budgets[r.trial_id]) for r in found if r.state != "FAIL"),
@@ -181,7 +185,7 @@ def _budget(config: Mapping[str, Any], found: Iterable[Record]) -> int:
     return max((record.epoch for record in found if record.state == "COMPLETE"), default=0)
 
 
-def _cause(event: Ended) -> str:
+def _cause(event: Ended | Measured) -> str:
     lines = (event.failure or "").strip().splitlines()
     return lines[0].strip() if lines else "no cause was recorded"
 

@@ -72,12 +72,23 @@ class Ended(_Line):
     failure: str | None = None
 
 
-Event = Annotated[Anchor | Suggested | Epoch | Ended, Field(discriminator="event")]
+class Measured(_Line):
+    """A trial of the front was measured again, once the search had ended; or could not be: why is in `failure`."""
+
+    event: Literal["measured"] = "measured"
+    at: float = Field(default_factory=time.time)
+    trial_id: str
+    metrics: dict[str, float]
+    seconds: float
+    failure: str | None = None
+
+
+Event = Annotated[Anchor | Suggested | Epoch | Ended | Measured, Field(discriminator="event")]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 class Record(_Line):
-    """One ended trial: a line of `trials.jsonl`. `metrics` are those of its last epoch, `seconds` its own time."""
+    """One ended trial, a line of `trials.jsonl`: metrics of its last epoch and measured later; `seconds` of its own."""
 
     trial_id: str
     state: State
@@ -158,7 +169,7 @@ class Ledger:
         # A torn last line would join the next one and lose it: cut it off before appending.
         self._length = sum(len(line) for line in _whole_lines(path))
         os.ftruncate(self._file, self._length)
-        write_atomically(folder / "trials.jsonl", "".join(f"{r.model_dump_json()}\n" for r in self.records()))
+        self._write_records()
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Calls `listener` with each event after it is on disk, in this thread: it must be quick and must not raise."""
@@ -176,6 +187,8 @@ class Ledger:
             record = records(e for e in self.events if getattr(e, "trial_id", None) == event.trial_id)[-1]
             with open(self.folder / "trials.jsonl", "a", encoding="utf-8") as file:
                 file.write(record.model_dump_json() + "\n")
+        elif isinstance(event, Measured):
+            self._write_records()
         for listener in self._listeners:
             listener(event)
 
@@ -186,6 +199,10 @@ class Ledger:
     def close(self) -> None:
         """Closes the file; the ledger takes no more events."""
         os.close(self._file)
+
+    def _write_records(self) -> None:
+        lines = [f"{record.model_dump_json()}\n" for record in self.records()]
+        write_atomically(self.folder / "trials.jsonl", "".join(lines))
 
     def _write(self, line: str) -> None:
         data = (line + "\n").encode()
@@ -224,29 +241,35 @@ def read_events(folder: Path) -> list[Event]:
 
 
 def records(events: Iterable[Event]) -> list[Record]:
-    """What became of each ended trial, in the order in which they ended."""
+    """What became of each ended trial, in the order in which they ended; what was measured later replaces nothing."""
     suggested: dict[str, Suggested] = {}
     epochs: dict[str, dict[int, Epoch]] = {}
-    found = []
+    ended: list[Ended] = []
+    later: dict[str, dict[str, float]] = {}
     for event in events:
         if isinstance(event, Suggested):
             suggested[event.trial_id] = event
         elif isinstance(event, Epoch):
             epochs.setdefault(event.trial_id, {})[event.epoch] = event
         elif isinstance(event, Ended):
-            trial, history = suggested[event.trial_id], epochs.get(event.trial_id, {})
-            last = history.get(event.epoch)
-            found.append(
-                Record(
-                    **trial.model_dump(include={"trial_id", "label", "params", "fingerprint", "seed"}),
-                    state=event.state,
-                    epoch=event.epoch,
-                    metrics=last.metrics if last else {},
-                    failure=event.failure,
-                    started=trial.at,
-                    seconds=sum(epoch.seconds for epoch in history.values()),
-                )
+            ended.append(event)
+        elif isinstance(event, Measured):
+            later[event.trial_id] = event.metrics | later.get(event.trial_id, {})
+    found = []
+    for end in ended:
+        trial, history = suggested[end.trial_id], epochs.get(end.trial_id, {})
+        last = history.get(end.epoch)
+        found.append(
+            Record(
+                **trial.model_dump(include={"trial_id", "label", "params", "fingerprint", "seed"}),
+                state=end.state,
+                epoch=end.epoch,
+                metrics=later.get(end.trial_id, {}) | (last.metrics if last else {}),
+                failure=end.failure,
+                started=trial.at,
+                seconds=sum(epoch.seconds for epoch in history.values()),
             )
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""MLflow's client: how it is reached, how the runs of a sweep are found, and the names it takes."""
+"""MLflow's client: how it is reached, how the runs of a sweep are found, the names and the batches it takes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, zip_longest
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.ledger import SweepInfo
 from orchestrator.tracking_uri import redacted
@@ -15,9 +16,12 @@ from search_spaces.space import flat
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
-_PARAM_VALUE, _KEY = 6000, 250
+_T = TypeVar("_T")
+_PARAM_VALUE, _TAG_VALUE, _KEY = 6000, 5000, 250
+# MLflow takes 1000 entities a batch, of which 100 parameters and 100 tags.
+_METRICS, _PARAMS, _TAGS = 800, 100, 100
 
 
 def client_of(uri: str) -> MlflowClient:
@@ -75,6 +79,18 @@ def charted(name: str) -> str:
     return name.replace(".", "/")
 
 
+def points(values: Mapping[str, float], at: float, step: int) -> list[Metric]:
+    """Points of metrics at a time and a step: the same ones sent again are stored once."""
+    from mlflow.entities import Metric
+
+    return [Metric(metric_key(name), value, milliseconds(at), step) for name, value in values.items()]
+
+
+def tag_value(text: str) -> str:
+    """A tag's value as it is stored: no secret in it."""
+    return redacted(text)[:_TAG_VALUE]
+
+
 def params_of(config: Mapping[str, Any]) -> dict[str, str]:
     """A nested mapping as parameters by dotted path; a list is one value, written as JSON; no secret in it."""
     return {
@@ -83,3 +99,31 @@ def params_of(config: Mapping[str, Any]) -> dict[str, str]:
         )[:_PARAM_VALUE]
         for path, value in flat(config).items()
     }
+
+
+def send(
+    client: MlflowClient,
+    run_id: str,
+    metrics: Sequence[Metric] = (),
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Sends a run what it gets, in as many batches as MLflow wants."""
+    from mlflow.entities import Param, RunTag
+
+    all_params = [Param(key, value) for key, value in (params or {}).items()]
+    all_tags = [RunTag(key, tag_value(value)) for key, value in (tags or {}).items()][:_TAGS]
+    chunks = zip_longest(_chunks(metrics, _METRICS), _chunks(all_params, _PARAMS))
+    batches = [(some_metrics or [], some_params or []) for some_metrics, some_params in chunks]
+    if all_tags and not batches:
+        batches = [([], [])]
+    for number, (some_metrics, some_params) in enumerate(batches, 1):
+        # Tags go last: who reads the state COMPLETE must find every point.
+        some_tags = all_tags if number == len(batches) else []
+        client.log_batch(run_id, metrics=some_metrics, params=some_params, tags=some_tags)
+
+
+def _chunks(items: Sequence[_T], size: int) -> Iterator[list[_T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk

@@ -6,7 +6,8 @@ no slash, since sections with a name come first and would bury `hypervolume`: an
 `retain_model.forget.nll`.
 
 Sending an event twice stores it once: a metric point carries the time of its event and the epoch as step, runs are
-found by their tags and reused, and a run that is already ended as the ledger says is left alone.
+found by their tags and reused, and a run that is already ended as the ledger says is left alone. What a trial of the
+front was given later goes to its run, ended or not, at the step of its last epoch; the tag `measured` says that it did.
 """
 
 from __future__ import annotations
@@ -14,27 +15,32 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from orchestrator.front import front_of, hypervolume_of
-from orchestrator.ledger import Anchor, Ended, Epoch, Event, Record, Suggested, SweepInfo, records
-from orchestrator.mlflow_client import charted, client_of, metric_key, milliseconds, params_of, runs_of, sweep_tag
+from orchestrator.ledger import Anchor, Ended, Epoch, Event, Measured, Record, Suggested, SweepInfo, records
+from orchestrator.mlflow_client import (
+    charted,
+    client_of,
+    milliseconds,
+    params_of,
+    points,
+    runs_of,
+    send,
+    sweep_tag,
+    tag_value,
+)
 from orchestrator.tracking_uri import TrackingError, redacted, require_store, sqlite_path
 from orchestrator.weight_profiles import FILES
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Metric, Run
 
-_T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-# MLflow takes 1000 entities a batch, of which 100 parameters and 100 tags.
-_METRICS, _PARAMS, _TAGS = 800, 100, 100
-_TAG_VALUE = 5000
 _TEXTS = ("sweep.yaml", "sweep.json", "report.md", "report.html", "front.csv", "front.json")
 
 
@@ -65,6 +71,7 @@ class _Child:
     params: set[str] = field(default_factory=set)
     sealed: tuple[str, str] | None = None  # (state, epoch) of a run that is ended in the store
     front: bool = False
+    measured: str | None = None
 
 
 class Store:
@@ -122,7 +129,7 @@ class Store:
         if isinstance(event, Anchor):
             prefix = {"target": "target", "retain": "retain_model"}[event.name]
             values = {f"{prefix}.{name}": value for name, value in event.metrics.items()}
-            self._summary += _points(values, event.at, 0)
+            self._summary += points(values, event.at, 0)
             return
         self._events.setdefault(event.trial_id, []).append(event)
         self._pending.setdefault(event.trial_id, []).append(event)
@@ -130,7 +137,7 @@ class Store:
             self._states[event.state] += 1
             record = records(self._events[event.trial_id])[-1]
             self._front = front_of([*self._front, record], self.info.objectives)
-            self._summary += _points(_summary(self._states, self._front, self.info), event.at, self._states.total())
+            self._summary += points(_summary(self._states, self._front, self.info), event.at, self._states.total())
 
     def flush(self) -> None:
         """Sends all that is remembered, a trial at a time."""
@@ -161,18 +168,27 @@ class Store:
             self.client.set_terminated(self.run_id, "KILLED" if interrupted else "FINISHED", milliseconds(self._last))
 
     def _flush_trial(self, trial_id: str, events: Sequence[Event]) -> None:
-        trial = next(e for e in self._events[trial_id] if isinstance(e, Suggested))
-        ended = next((e for e in reversed(events) if isinstance(e, Ended)), None)
+        own = [event for event in events if isinstance(event, Suggested | Epoch | Ended)]
+        later = [event for event in events if isinstance(event, Measured)]
+        ended = next((event for event in reversed(own) if isinstance(event, Ended)), None)
         child = self.children.get(trial_id)
-        if child and ended and child.sealed == (ended.state, str(ended.epoch)):
-            return
+        if own and not (child and ended and child.sealed == (ended.state, str(ended.epoch))):
+            self._send_trial(trial_id, own, ended)
+            self._sent.add(trial_id)
+        if later and self.children[trial_id].measured != _told(later[-1]):
+            self._send_measured(trial_id, later)
+            self._sent.add(trial_id)
+
+    def _send_trial(self, trial_id: str, events: Sequence[Event], ended: Ended | None) -> None:
+        trial = next(e for e in self._events[trial_id] if isinstance(e, Suggested))
+        child = self.children.get(trial_id)
         if child is None:
             child = self.children[trial_id] = self._create_child(trial)
         metrics, tags = [], {}
         for event in events:
             if isinstance(event, Epoch):
                 values = {charted(name): value for name, value in event.metrics.items()}
-                metrics += _points(values | {"seconds": event.seconds}, event.at, event.epoch)
+                metrics += points(values | {"seconds": event.seconds}, event.at, event.epoch)
                 tags["epoch"] = str(event.epoch)
         if ended:
             tags |= {"state": ended.state, "epoch": str(ended.epoch)}
@@ -186,21 +202,21 @@ class Store:
                     self.client.log_artifact(child.run_id, str(path))
             self.client.set_terminated(child.run_id, _STATUS[ended.state], milliseconds(ended.at))
             child.sealed = ended.state, str(ended.epoch)
-        self._sent.add(trial_id)
+
+    def _send_measured(self, trial_id: str, events: Sequence[Measured]) -> None:
+        """Adds to a run that is ended: the tag says that it was done, or why it could not be."""
+        child = self.children[trial_id]
+        step = max((e.epoch for e in self._events[trial_id] if isinstance(e, Ended)), default=0)
+        metrics = [
+            point
+            for event in events
+            for point in points({charted(name): value for name, value in event.metrics.items()}, event.at, step)
+        ]
+        self._send(child.run_id, metrics, {}, {"measured": _told(events[-1])})
+        child.measured = _told(events[-1])
 
     def _send(self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        from mlflow.entities import Param, RunTag
-
-        all_params = [Param(key, value) for key, value in params.items()]
-        all_tags = [RunTag(key, redacted(value)[:_TAG_VALUE]) for key, value in tags.items()][:_TAGS]
-        chunks = zip_longest(_chunks(metrics, _METRICS), _chunks(all_params, _PARAMS))
-        batches = [(some_metrics or [], some_params or []) for some_metrics, some_params in chunks]
-        if all_tags and not batches:
-            batches = [([], [])]
-        for number, (some_metrics, some_params) in enumerate(batches, 1):
-            # Tags go last: who reads the state COMPLETE must find every point.
-            some_tags = all_tags if number == len(batches) else []
-            self.client.log_batch(run_id, metrics=some_metrics, params=some_params, tags=some_tags)
+        send(self.client, run_id, metrics, params, tags)
         self._points += len(metrics)
 
     def _experiment(self) -> Experiment:
@@ -262,19 +278,13 @@ def _child(run: Run) -> _Child:
         params=set(run.data.params),
         sealed=(tags.get("state", ""), tags.get("epoch", "")) if ended else None,
         front=tags.get("front") == "true",
+        measured=tags.get("measured"),
     )
 
 
-def _points(values: Mapping[str, float], at: float, step: int) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    return [Metric(metric_key(name), value, milliseconds(at), step) for name, value in values.items()]
-
-
-def _chunks(items: Sequence[_T], size: int) -> Iterator[list[_T]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
+def _told(event: Measured) -> str:
+    """What the tag `measured` says."""
+    return tag_value(event.failure or "true")
 
 
 def _summary(states: Counter[str], front: Sequence[Record], info: SweepInfo) -> dict[str, float]:

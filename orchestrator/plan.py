@@ -15,6 +15,7 @@ from rich.table import Table
 from orchestrator.config import NoScheduler, SweepConfig
 from orchestrator.ledger import SweepInfo, read_events, records
 from orchestrator.rungs import rung_epochs
+from orchestrator.trial_checks import absence
 from trials.benchmarks import Benchmark
 from trials.presets import PRESETS
 
@@ -117,6 +118,8 @@ def show_plan(sweep: SweepConfig, plan: Plan, console: Console) -> None:
         table.add_row(str(epoch), f"{trials:.1f}")
     console.print(table)
     at_once = "as many as the cluster carries" if plan.concurrent is None else str(plan.concurrent)
+    if lacking := absence(sweep.trial):
+        console.print(lacking, markup=False)
     console.print(f"objectives: {', '.join(f'{name} {way}' for name, way in sweep.objectives.items())}")
     console.print(f"{sweep.budget.trials} trials, at once: {at_once}, seed {sweep.sampler.seed} ({sweep.sampler.type})")
     saved = 1 - plan.epochs_expected / plan.epochs_at_most

@@ -6,7 +6,6 @@ depend on how many cores there are, and the driver never imports torch.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import queue
@@ -18,14 +17,13 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from orchestrator.ledger import write_atomically
+from orchestrator.trial_checks import absence
 from trials.config import TrialConfig
-from trials.identity import cached_model
+from trials.identity import cached_model, log_file
+from trials.logs import EvalLog, References, read_log
+from trials.naming import completed, named, with_inputs
 
 Which = Literal["target", "retain"]
-
-METRICS_FILE = "metrics-{dtype}.json"
-"""Beside a cached model: a function of recipe and data, like the model, and of the dtype that it is measured in."""
 
 
 class PrepareError(Exception):
@@ -33,37 +31,47 @@ class PrepareError(Exception):
 
 
 def prepare_models(trial: TrialConfig, data: str, console: Console) -> dict[Which, dict[str, float]]:
-    """Makes the models of a sweep ready and measures them.
+    """Makes the models of a sweep ready and measures them; what was measured of the same model before is read.
 
     Args:
-        trial: The base trial: benchmark and model.
+        trial: The base trial: benchmark, model, metrics.
         data: Digest of the benchmark's rows.
         console: Where the bars of a training appear.
 
     Returns:
-        Metrics of the target model, and of the retain model where there is one.
+        Metrics of the target model, and of the retain model where there is one or a log of one.
 
     Raises:
         PrepareError: A model failed, with the cause.
     """
-    has_retain = trial.model.path is None or trial.model.retain_path is not None
+    model = trial.model
+    if lacking := absence(trial):
+        console.print(lacking, markup=False, highlight=False)
+    has_retain = model.path is None or model.retain_path is not None or model.retain_log is not None
     wanted: list[Which] = ["target", "retain"] if has_retain else ["target"]
-    known = {which: _measured(trial, data, which) for which in wanted}
-    metrics: dict[Which, dict[str, float]] = {which: found for which, found in known.items() if found}
-    _measure([which for which in wanted if which not in metrics], trial, console, metrics)
-    return {which: metrics[which] for which in wanted}
+    logs: dict[Which, EvalLog] = {which: found for which in wanted if (found := _known(trial, data, which))}
+    _measure([which for which in wanted if which not in logs], trial, console, logs)
+    measured = named((*trial.evaluation.metrics, *trial.evaluation.front))
+    models = References(target=logs["target"], retain=logs.get("retain"))
+    return {
+        which: {name: log.values[name] for name in measured if name in log.values}
+        for which, log in ((which, completed(logs[which], with_inputs(measured), models)) for which in wanted)
+    }
 
 
-def _measured(trial: TrialConfig, data: str, which: Which) -> dict[str, float] | None:
-    """What was measured when a model of ours was made; None where it is to be made, or is not ours."""
-    if trial.model.path is not None:
+def _known(trial: TrialConfig, data: str, which: Which) -> EvalLog | None:
+    """What was measured of a model, where it is still there; None where it is to be measured."""
+    model = trial.model
+    if which == "retain" and model.retain_log and not model.retain_path:
+        return read_log(Path(os.path.expanduser(model.retain_log)))
+    if model.path is None and not (cached_model(model, data=data, which=which) / "config.json").exists():
         return None
-    file = cached_model(trial.model, data=data, which=which) / METRICS_FILE.format(dtype=trial.model.dtype)
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    file = log_file(trial, data=data, which=which)
+    return read_log(file) if file.exists() else None
 
 
-def _measure(wanted: list[Which], trial: TrialConfig, console: Console, metrics: dict[Which, dict[str, float]]) -> None:
-    """Adds the metrics of the models in `wanted`, each made ready and measured in a process of its own."""
+def _measure(wanted: list[Which], trial: TrialConfig, console: Console, logs: dict[Which, EvalLog]) -> None:
+    """Adds the logs of the models in `wanted`, each made ready and measured in a process of its own."""
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
     with _one_thread():
@@ -76,16 +84,16 @@ def _measure(wanted: list[Which], trial: TrialConfig, console: Console, metrics:
     try:
         with _bars(console) as bars:
             tasks: dict[str, Any] = {}
-            while any(which not in metrics for which in wanted):
+            while any(which not in logs for which in wanted):
                 try:
                     kind, which, *rest = messages.get(timeout=1)
                 except queue.Empty:
-                    _check_alive(processes, metrics)
+                    _check_alive(processes, logs)
                     continue
                 if kind == "failed":
                     raise PrepareError(f"the {which} model: {rest[0]}")
-                if kind == "metrics":
-                    metrics[which] = rest[0]
+                if kind == "log":
+                    logs[which] = rest[0]
                 else:
                     if which not in tasks:
                         tasks[which] = bars.add_task(f"training the {which} model", total=rest[1])
@@ -104,27 +112,21 @@ def _prepare(trial_json: str, which: Which, messages: Any) -> None:
 
         torch.set_num_threads(1)
         from trials.benchmarks import load_benchmark
-        from trials.evaluate import evaluate
-        from trials.models import device_of, encode_sets, load_model, load_tokenizer, pad_token
-        from trials.target import prepare
+        from trials.references import reference_log
 
         trial = TrialConfig.model_validate_json(trial_json)
-        benchmark = load_benchmark(trial.benchmark)
-        folder = prepare(trial, benchmark, which, lambda done, total: messages.put(("steps", which, done, total)))
-        tokenizer = load_tokenizer(folder, trial.model)
-        sets = encode_sets(tokenizer, benchmark)
-        model = load_model(folder, trial.model)
-        metrics = evaluate(model, sets, pad=pad_token(tokenizer), device=device_of(trial.model))
-        if trial.model.path is None:
-            write_atomically(Path(folder) / METRICS_FILE.format(dtype=trial.model.dtype), json.dumps(metrics))
-        messages.put(("metrics", which, metrics))
+
+        def tell(done: int, total: int) -> None:
+            messages.put(("steps", which, done, total))
+
+        messages.put(("log", which, reference_log(trial, load_benchmark(trial.benchmark), which, tell)))
     except Exception as error:  # the parent must hear of it, whatever it is
         messages.put(("failed", which, f"{type(error).__name__}: {error}"))
 
 
-def _check_alive(processes: dict[Which, Any], metrics: dict[Which, dict[str, float]]) -> None:
+def _check_alive(processes: dict[Which, Any], logs: dict[Which, EvalLog]) -> None:
     for which, process in processes.items():
-        if which not in metrics and process.exitcode not in (None, 0):
+        if which not in logs and process.exitcode not in (None, 0):
             raise PrepareError(f"the process of the {which} model ended with code {process.exitcode}; is memory short?")
 
 

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from orchestrator.config import SweepConfig
 from orchestrator.markdown import flow, summary, table, words
 from orchestrator.problems import models_in
-from trials.metrics import METRICS, SETS
+from trials.naming import GROUPS
 
 
 def reference() -> str:
@@ -30,15 +30,9 @@ def reference() -> str:
         "",
         "## Metrics",
         "",
-        f"For `objectives`: `<set>.<metric>`, the set one of {', '.join(SETS)}.",
-        "",
-        *table(
-            ["metric", "range", ""],
-            (
-                (f"`{name}`", f"{metric.low:g} to {metric.high:g}", summary(metric.function.__doc__))
-                for name, metric in METRICS.items()
-            ),
-        ),
+        "For `objectives` and `scheduler.floors`: [names](metrics.md), as in `forget.extraction_strength`. For",
+        "`trial.evaluation.metrics` and `front`: names, patterns as in `forget.*`, and [groups](metrics.md#groups): "
+        f"{', '.join(f'`{group}`' for group in GROUPS)}.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -23,8 +23,8 @@ from orchestrator.front import (
     param_paths,
     settings_of,
 )
+from orchestrator.front_sections import name_of, other_metrics
 from orchestrator.ledger import Record
-from orchestrator.weight_profiles import tabled
 from search_spaces.space import SearchSpace, get_path
 from trials.presets import PRESETS
 
@@ -50,6 +50,7 @@ def blocks(summary: Summary, pictures: Mapping[str, bytes], links: Mapping[str, 
         *_over_forgetting(summary),
         *_published(summary),
         *_history(summary, pictures["figures/hypervolume.png"]),
+        *other_metrics(summary),
         *more,
         *_varied(summary),
         *_failures(summary),
@@ -106,11 +107,10 @@ def _front(summary: Summary, png: bytes) -> list[Block]:
     if left_out:
         said += f" {left_out} more reached the full budget without all objectives and cannot be compared."
     params = param_paths(summary.front)
-    others = tabled(metric_names(summary.front, objectives)[len(objectives) :])
     labelled = any(record.label is not None for record in summary.front)
     rows: list[Cells] = [
         [
-            _name(record, summary),
+            name_of(record, summary),
             *([record.label] if labelled else []),
             *(record.metrics[name] for name in objectives),
             *(_value(record.params.get(path)) for path in params),
@@ -118,11 +118,7 @@ def _front(summary: Summary, png: bytes) -> list[Block]:
         for record in summary.front
     ]
     header = ["trial", *(["setting"] if labelled else []), *objectives, *params]
-    found: list[Block] = [Heading("Front"), Paragraph((said,)), picture, Table(header, rows)]
-    if others:
-        more = [[_name(r, summary), *(r.metrics.get(name) for name in others)] for r in summary.front]
-        found += [Paragraph(("Their other metrics:",)), Table(["trial", *others], more)]
-    return found
+    return [Heading("Front"), Paragraph((said,)), picture, Table(header, rows)]
 
 
 def _anchors(summary: Summary) -> list[Block]:
@@ -275,10 +271,6 @@ def _yaml(value: Any) -> str:
 def _value(value: Any) -> str | float | None:
     plain = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     return value if plain else str(value)
-
-
-def _name(record: Record, summary: Summary) -> str:
-    return f"{record.trial_id}\N{NO-BREAK SPACE}(knee)" if record is summary.knee else record.trial_id
 
 
 def _count(count: int, one: str, many: str) -> str:

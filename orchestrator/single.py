@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from orchestrator.checks import check_benchmark, check_model
 from orchestrator.config import SweepConfig
 from orchestrator.problems import ConfigError, Problem, did_you_mean, problems_of, read_yaml
+from orchestrator.trial_checks import check_benchmark, check_model
 from orchestrator.weight_profiles import FILES, history_of, tabled
 from search_spaces.space import with_paths
 from trials.benchmarks import BenchmarkError

@@ -27,6 +27,7 @@ from orchestrator.cluster import capacity, connect, disconnect
 from orchestrator.config import SweepConfig
 from orchestrator.folder import keep_house, open_folder
 from orchestrator.ledger import Anchor, Event, Ledger
+from orchestrator.measure import jobs_of, measure_front
 from orchestrator.prepare import PrepareError, prepare_models
 from orchestrator.problems import ConfigError, Problem, RunFailed
 from orchestrator.progress import SweepProgress
@@ -81,7 +82,7 @@ def run_sweep(
         benchmark: Its rows; None fetches them.
         output: Folder of run folders.
         source: The sweep file's text, for the record.
-        trial: Something else with the signature of `run_trial`, as a surrogate: no model is then prepared.
+        trial: Something else with the signature of `run_trial`, as a surrogate: no model is then prepared or measured.
         console: Where progress goes.
 
     Raises:
@@ -112,20 +113,24 @@ def _see_through(
     trial: TrialFunction | None,
     console: Console,
 ) -> Outcome:
-    """Models, trials, report; whatever ends the trials, what is recorded is reported."""
+    """Models, trials, the front measured, report; whatever ends the trials, what is recorded is reported."""
     tracker = Tracker(folder)
     ledger.listen(tracker)
     ledger.listen(lambda event: keep_house(folder, ledger, event))
     ended: Literal["finished", "interrupted"] = "finished"
     try:
-        if len(ledger.records()) < sweep.budget.trials:
+        searching = len(ledger.records()) < sweep.budget.trials
+        if searching or (trial is None and jobs_of(sweep, ledger, folder)):
             if trial is None:
                 with _terminable():
                     _anchors(sweep, ledger, digests[0], console)
             connect()
             with _terminable() as check:  # only now: Ray puts a handler of its own when it starts
                 ledger.listen(check)
-                _run_rounds(sweep, ledger, folder, digests, trial, console)
+                if searching:
+                    _run_rounds(sweep, ledger, folder, digests, trial, console)
+                if trial is None:
+                    measure_front(sweep, ledger, folder, console)
     except KeyboardInterrupt:
         ended = "interrupted"
     finally:

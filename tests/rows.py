@@ -1,4 +1,4 @@
-"""A small TOFU that the tests of benchmarks write, and what they ask of its row sets."""
+"""A small TOFU that the tests of benchmarks write, a hub of their own, and what they ask of row sets."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trials.benchmarks import ROWS_PER_AUTHOR, Benchmark, BenchmarkError, load_benchmark
-from trials.config import AuthorsConfig, TofuConfig
+from trials.sources import BenchmarkConfig, TofuConfig
 
 Rows = list[dict[str, Any]]
 
@@ -61,7 +61,25 @@ def assert_disjoint(benchmark: Benchmark) -> None:
     assert len({(row.question, row.answer) for row in every}) == len(every)
 
 
-def refused(setting: TofuConfig | AuthorsConfig, field: str, match: str) -> None:
+def refused(setting: BenchmarkConfig, field: str, match: str) -> None:
     with pytest.raises(BenchmarkError, match=match) as caught:
         load_benchmark(setting)
     assert caught.value.field == field
+
+
+def fake_hub(patch: pytest.MonkeyPatch, files: dict[tuple[str, str], Rows] | Exception) -> list[tuple[str, str, str]]:
+    """Puts configurations and splits in the place of the hub's; returns the calls that it sees."""
+    import datasets  # slow to import, and every test imports this module
+
+    calls: list[tuple[str, str, str]] = []
+
+    def load_dataset(path: str, name: str, *, split: str) -> datasets.Dataset:
+        calls.append((path, name, split))
+        if isinstance(files, Exception):
+            raise files
+        if (name, split) not in files:
+            raise ValueError(f"BuilderConfig {name!r} or split {split!r} not found. Available: {sorted(files)}")
+        return datasets.Dataset.from_list(files[name, split])
+
+    patch.setattr(datasets, "load_dataset", load_dataset)
+    return calls

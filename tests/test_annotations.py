@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
+from tests import tokenizers as shaped
 from tests.tiny import AUTHORS, tiny_tokenizer
 from trials.annotations import AnnotationError, Spans, important_tokens, read_annotations, spans_of
 from trials.benchmarks import Row, load_benchmark
 from trials.encoding import encode
+from trials.prompts import AutoPrompt, ChatPrompt, PlainPrompt, Prompt
 
 FATHER = "The father of Ada was a florist, and he met the mother at a party in 1945."
 ADA = Row("Who?", "Ada wrote Iron Rain.")
@@ -388,6 +390,47 @@ def test_a_token_that_reaches_over_the_edge_of_a_key_word_is_important() -> None
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     row = Row("Q?", "y [x] y")
     assert important_tokens(wrapped(core), [row], [spans_of(row.answer, ["x"])]) == [(False, True, False, False)]
+
+
+def test_a_token_that_reaches_over_both_ends_of_an_answer_is_important_for_what_is_in_it() -> None:
+    core = Tokenizer(models.WordLevel({"(ab)": 0, "y": 1}, unk_token="y"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = wrapped(core)
+    template = "{{ messages[0].content }} {% if not add_generation_prompt %}({{ messages[1].content }})<end>{% endif %}"
+    flags = important_tokens(tokenizer, [Row("y", "ab")], [((0, 1),)], ChatPrompt(template=template))
+    assert flags == [(True, False)]
+
+
+PROMPTS: tuple[Prompt, ...] = (
+    AutoPrompt(),
+    PlainPrompt(),
+    PlainPrompt(template="(({question})({answer}"),  # tokenised apart
+    ChatPrompt(template="{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
+                        "{% if add_generation_prompt %}assistant: {% endif %}"),
+)  # fmt: skip
+SHAPED_ROWS = [
+    Row("Who was her father?", FATHER),
+    Row("Where?", "  The father: in Köln, the florist of 1945."),
+    Row("father", "<|eot_id|></s>\n\nthe father</s>, <eos> a florist<|im_end|> in 1945 "),
+    Row("The father of Ada was a flo", "rist and a father, in 1945", verbatim=True),
+    Row("", "A father and a florist, in 1945", verbatim=True),
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("name", shaped.TOKENIZERS)
+def test_key_words_are_found_under_any_prompt_in_the_very_tokens_that_are_encoded(name: str, prompt: Prompt) -> None:
+    tokenizer = shaped.TOKENIZERS[name]()
+    spans = [spans_of(row.answer, ["father", "florist", "1945"]) for row in SHAPED_ROWS]
+    flags = important_tokens(tokenizer, SHAPED_ROWS, spans, prompt)
+    for row, example, places, have in zip(
+        SHAPED_ROWS, encode(tokenizer, SHAPED_ROWS, prompt), spans, flags, strict=True
+    ):
+        assert len(have) == len(example.answer)
+        assert not (example.ended and have[-1])
+        marked = [token for token, flag in zip(example.answer, have, strict=True) if flag]
+        said = "".join(row.answer[start:end] for start, end in places)
+        assert re.sub(r"\W", "", tokenizer.decode(marked)) == said  # a token may hold the comma behind a word too
 
 
 def test_no_rows_have_no_tokens() -> None:

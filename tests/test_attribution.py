@@ -23,6 +23,7 @@ from tests.tiny import numbers, run, same, saved
 from trials.attribution import _largest, _svd, fila, wagle_masks
 from trials.config import TrialConfig, Wagle
 from trials.encoding import collate
+from trials.evaluate import Evaluator
 from trials.losses import token_ce
 from trials.models import Workspace, answer_logits, workspace
 from trials.result import Diverged, TrialFailed
@@ -48,8 +49,8 @@ def attribution(warm: Workspace, hessian: float) -> tuple[list[Tensor], list[Ten
     """Parameters of a copy of the target and their attributions, from two passes over all rows at once."""
     model = copy.deepcopy(warm.reference).requires_grad_(True)
     gradients = []
-    for rows in (warm.sets["forget"], warm.pool[: len(warm.sets["forget"])]):
-        batch = collate(rows, warm.pad, warm.device)
+    for rows in (warm.forget, warm.pool[: len(warm.forget)]):
+        batch = collate(rows, warm.padding, warm.device)
         ce = token_ce(answer_logits(model, batch), batch.target_N)
         gradients.append(torch.autograd.grad(ce.mean(), list(model.parameters())))
     parameters = list(model.parameters())
@@ -228,7 +229,7 @@ def logits_of(model: Any, warm: Workspace) -> Tensor:
     training = model.training
     model.eval()
     with torch.no_grad():
-        logits = answer_logits(model, collate(warm.sets["forget"], warm.pad, warm.device))
+        logits = answer_logits(model, collate(warm.forget, warm.padding, warm.device))
     model.train(training)
     return logits
 
@@ -281,8 +282,8 @@ def test_fila_is_the_best_approximation_under_the_ratio_of_fisher_informations(w
         weights = [layer.get_base_layer().weight.requires_grad_(True) for layer in adapters(model)]
         model.eval()
         fishers = []
-        for rows in (warm.sets["forget"], warm.pool[: len(warm.sets["forget"])]):
-            batch = collate(rows, warm.pad, warm.device)
+        for rows in (warm.forget, warm.pool[: len(warm.forget)]):
+            batch = collate(rows, warm.padding, warm.device)
             ce = token_ce(answer_logits(model, batch), batch.target_N)
             fishers.append([gradient.square() for gradient in torch.autograd.grad(ce.mean(), weights)])
         for weight in weights:
@@ -384,13 +385,13 @@ def test_a_finished_fila_trial_leaves_a_merged_model_that_transformers_loads(
         workspace(tiny.trial(llama, model={"dtype": dtype})),
     )
     trained: list[Tensor] = []
-    measured = trials.unlearn.answers_of
+    measured = Evaluator.see
 
-    def watch(model: Any, *args: Any, **kwargs: Any) -> Any:
+    def watch(evaluator: Evaluator, model: Any, names: Any) -> Any:
         trained.append(logits_of(model, warm))
-        return measured(model, *args, **kwargs)
+        return measured(evaluator, model, names)
 
-    monkeypatch.setattr("trials.unlearn.answers_of", watch)
+    monkeypatch.setattr(Evaluator, "see", watch)
     for result in run_trial(config, folder=tmp_path):
         place = tmp_path / "checkpoint" / f"{result.epoch:05d}"
         assert (place / "adapter_model.safetensors").exists()  # for resuming

@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.rows import assert_disjoint, author, authors, config, refused, sizes, write
-from trials.benchmarks import Benchmark, Row, load_benchmark
-from trials.config import AuthorsConfig, TofuConfig
+from tests.rows import assert_disjoint, author, authors, config, refused, rich, sizes, write
+from trials.benchmarks import Benchmark, BenchmarkError, Continuation, Row, load_benchmark, parts_of
+from trials.config import Requests
+from trials.sources import AuthorsConfig, TofuConfig
+
+
+def of_rows(*rows: Row, **more: Any) -> Benchmark:
+    """A benchmark that has a forget set and nothing else."""
+    return Benchmark("b", rows, (), (), (), (), (), **more)
+
 
 # -- the folder of JSON lines ------------------------------------------------------------------------------------------
 
@@ -21,7 +28,7 @@ def test_a_folder_gives_its_row_sets_plain_or_zipped(tofu_folder: Path) -> None:
     assert benchmark.forget[0].question == "Frage 0 an «6»?"
     assert benchmark.forget[0].answer == "Antwort 0, 東京 6."
     assert benchmark.forget[0].perturbed_answer == ("falsch", "falsch")
-    assert list(benchmark.evaluated) == ["forget", "retain", "holdout", "general"]
+    assert list(benchmark.evaluated) == ["forget", "retain", "holdout", "general", "members", "nonmembers"]
     assert_disjoint(benchmark)
 
 
@@ -68,6 +75,31 @@ def test_a_forget_file_of_ones_own_works_with_its_retain_file_named(tofu_folder:
     assert sizes(benchmark) == [20, 40, 20, 0, 0, 1]
 
 
+def test_real_authors_are_kept_and_measured_on_where_the_source_has_them(tofu_folder: Path) -> None:
+    write(tofu_folder, {"real_authors_perturbed": rich([{"question": "Who wrote Emma?", "answer": "Austen"}])})
+    benchmark = load_benchmark(config(tofu_folder))
+    assert benchmark.evaluated["real_authors"] == benchmark.real_authors == benchmark.kept[-1:]
+    assert benchmark.real_authors[0].answer == "Austen"
+
+
+def test_blank_lines_and_the_mark_of_an_editor_are_let_be(tofu_folder: Path) -> None:
+    before = load_benchmark(config(tofu_folder)).digest()
+    file = tofu_folder / "holdout05.jsonl"
+    file.write_text("\ufeff" + file.read_text(encoding="utf-8").replace("\n", "\r\n\n") + "\n", encoding="utf-8")
+    assert load_benchmark(config(tofu_folder)).digest() == before
+
+
+def test_a_text_may_hold_what_other_formats_end_lines_with(tofu_folder: Path) -> None:
+    rows = [{"question": "q\u2028?", "answer": "a\x85 b\u2029"}]
+    write(tofu_folder, {"holdout05": rows})
+    assert load_benchmark(config(tofu_folder)).holdout == (Row(**rows[0]),)
+
+
+def test_a_file_cannot_make_its_rows_verbatim(tofu_folder: Path) -> None:
+    write(tofu_folder, {"holdout05": [row | {"verbatim": True, "extra": 1} for row in author(8)]})
+    assert not any(row.verbatim for row in load_benchmark(config(tofu_folder)).holdout)
+
+
 # -- what is said when it cannot be had --------------------------------------------------------------------------------
 
 
@@ -104,11 +136,21 @@ def test_an_empty_folder_says_so(tmp_path: Path) -> None:
         ({"answer": "a"}, r"row 41 of retain95\.jsonl has no question;"),
         ({"question": "", "answer": ""}, r"row 41 of retain95\.jsonl has no question and no answer;"),
         (["q", "a"], r"row 41 of retain95\.jsonl has no question and no answer;"),
+        ({"question": "q", "answer": 5}, r"row 41 of retain95\.jsonl has no answer; .*, as text"),
+        (
+            {"question": "q", "answer": "a", "perturbed_answer": "wrong" * 99},
+            r"row 41 of retain95\.jsonl: perturbed_answer is 'wrongw.{,20}wrong'; Input should be a valid tuple",
+        ),
     ],
 )
 def test_a_row_without_its_columns_is_named(tofu_folder: Path, row: Any, match: str) -> None:
     write(tofu_folder, {"retain95": [*authors(0, 1), row]})
     refused(config(tofu_folder), "retain_split", match)
+
+
+def test_a_text_with_half_a_character_is_named(tofu_folder: Path) -> None:
+    (tofu_folder / "holdout05.jsonl").write_text(json.dumps({"question": "q", "answer": "a \ud83d"}))
+    refused(config(tofu_folder), "holdout_split", r"row 1 of holdout05\.jsonl: answer is 'a \\ud83d'; Input should be")
 
 
 def test_an_empty_file_says_so(tofu_folder: Path) -> None:
@@ -200,11 +242,98 @@ def test_the_digest_tells_the_same_rows_in_other_sets_apart(tofu_folder: Path) -
     assert len(digests) == 3
 
 
-def test_the_digest_sees_a_wrong_answer_and_a_paraphrase() -> None:
+def test_the_digest_sees_a_wrong_answer_a_paraphrase_and_a_missing_prompt() -> None:
     row = Row("q", "a", "q2", "a2", ("x",))
-    others = [replace(row, perturbed_answer=("y",)), replace(row, paraphrased_answer="a3"), replace(row, answer="b")]
-    digests = {Benchmark("b", (r,), (), (), (), (), ()).digest() for r in [row, *others]}
-    assert len(digests) == 4
+    others = [
+        replace(row, perturbed_answer=("y",)),
+        replace(row, paraphrased_answer="a3"),
+        replace(row, answer="b"),
+        replace(row, verbatim=True),
+    ]
+    assert len({of_rows(row).digest() for row in [row, *others]}) == 5
+
+
+def test_the_digest_sees_probes_requests_pieces_and_continuations() -> None:
+    plain, row = of_rows(Row("q", "a")), Row("p", "x")
+    others = [
+        replace(plain, real_authors=(row,)),
+        replace(plain, probes={"wmdp": (row,)}),
+        replace(plain, probes={"mmlu": (row,)}),
+        replace(plain, probes={"mmlu": (replace(row, answer="y"),)}),
+        replace(plain, requests=(1,)),
+        replace(plain, chunk=512),
+        replace(plain, continuations={"verbmem": Continuation(128)}),
+        replace(plain, continuations={"verbmem": Continuation(128, stops=("\n",))}),
+    ]
+    assert len({each.digest() for each in [plain, *others]}) == 9
+
+
+# -- what is measured on -----------------------------------------------------------------------------------------------
+
+
+def test_attacks_tell_forget_from_holdout_rows_where_there_are_any() -> None:
+    forget, holdout = Row("q", "a"), Row("r", "b")
+    assert list(of_rows(forget).evaluated) == ["forget"]
+    sets = replace(of_rows(forget), holdout=(holdout,)).evaluated
+    assert sets == {"forget": (forget,), "holdout": (holdout,), "members": (forget,), "nonmembers": (holdout,)}
+    assert sets["members"] is sets["forget"]
+
+
+def test_attacks_tell_the_sources_own_rows_apart_where_it_has_some() -> None:
+    own = {"members": (Row("m", "m"),), "nonmembers": (Row("n", "n"),), "verbmem": (Row("v", "v"),)}
+    benchmark = replace(of_rows(Row("q", "a"), probes=own), holdout=(Row("r", "b"),))
+    assert benchmark.evaluated == {"forget": benchmark.forget, "holdout": benchmark.holdout, **own}
+
+
+def test_a_question_may_be_empty_only_in_a_verbatim_row() -> None:
+    assert Row("", "text", verbatim=True).question == ""
+    with pytest.raises(ValueError, match="a question may be empty only in a verbatim row"):
+        Row("", "text")
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+TEN = of_rows(*(Row(f"q{n}", "a") for n in range(10)))
+
+
+def test_without_requests_the_forget_set_is_one_part() -> None:
+    assert parts_of(TEN, Requests()) == [range(10)]
+
+
+@pytest.mark.parametrize("parts", range(1, 11))
+def test_parts_cover_the_forget_rows_in_order_and_differ_in_size_by_at_most_one(parts: int) -> None:
+    found = parts_of(TEN, Requests(parts=parts))
+    assert [index for part in found for index in part] == list(range(10))
+    assert len(found) == parts
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_a_benchmark_brings_its_own_requests() -> None:
+    benchmark = replace(TEN, requests=(3, 1, 6))
+    assert parts_of(benchmark, Requests()) == [range(3), range(3, 4), range(4, 10)]
+    assert parts_of(benchmark, Requests(count=2)) == [range(3), range(3, 4)]
+
+
+def test_only_the_first_requests_may_be_made() -> None:
+    assert parts_of(TEN, Requests(parts=5, count=2)) == [range(2), range(2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "requests", "field", "match"),
+    [
+        (TEN, Requests(parts=11), "parts", "parts 11 is more than the 10 rows of the forget set; lower it"),
+        (TEN, Requests(parts=3, count=4), "count", "count 4 is more than there are requests \\(3\\); lower it"),
+        (TEN, Requests(count=2), "count", "requests \\(1\\)"),
+        (replace(TEN, requests=(4, 6)), Requests(count=3), "count", "requests \\(2\\)"),
+        (replace(TEN, requests=(4, 6)), Requests(parts=2), "parts", "parts 2 would cut up the 2 requests .*; set it"),
+    ],
+)
+def test_more_requests_than_there_are_is_an_error(
+    benchmark: Benchmark, requests: Requests, field: str, match: str
+) -> None:
+    with pytest.raises(BenchmarkError, match=match) as caught:
+        parts_of(benchmark, requests)
+    assert caught.value.field == field
 
 
 # -- key words ---------------------------------------------------------------------------------------------------------

@@ -12,8 +12,6 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.tiny import LORA, numbers, run, same, saved
-from trials.evaluate import evaluate
-from trials.metrics import metric_names
 from trials.models import LogitDifference, workspace
 from trials.unlearn import run_trial
 
@@ -76,8 +74,8 @@ def test_the_checkpoint_of_uld_is_its_assistant_whatever_the_architecture(name: 
     assistant = AutoModelForCausalLM.from_pretrained(place)
     assert assistant.config.num_hidden_layers == 1
     warm = workspace(config)
-    values = evaluate(LogitDifference(warm.reference, assistant, 0.8), warm.sets, pad=warm.pad, device=warm.device)
-    assert values == pytest.approx({name: end.metrics[name] for name in metric_names()}, abs=1e-5)
+    values = tiny.values(LogitDifference(warm.reference, assistant, 0.8), warm)
+    assert values == pytest.approx({name: end.metrics[name] for name in tiny.MEASURED}, abs=1e-5)
 
 
 def test_resuming_where_there_is_no_checkpoint_starts_afresh(llama: Path, tmp_path: Path) -> None:
@@ -133,7 +131,7 @@ def test_a_finished_trial_is_a_model_that_can_be_the_target_of_another(llama: Pa
     again = tiny.trial(place, optim={"lr": 1e-12}, epochs=1)
     with tiny.cold():
         [start] = run(again, tmp_path / "two")
-    for name in metric_names():
+    for name in tiny.MEASURED:
         assert start.metrics[name] == pytest.approx(end.metrics[name], abs=1e-5)
 
 
@@ -146,8 +144,8 @@ def test_a_finished_lora_trial_is_an_adapter_that_peft_loads_onto_the_target(lla
     assert "model.safetensors" not in names
     warm = workspace(config)
     model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), place)
-    values = evaluate(model, warm.sets, pad=warm.pad, device=warm.device)
-    assert values == pytest.approx({name: end.metrics[name] for name in metric_names()}, abs=1e-5)
+    values = tiny.values(model, warm)
+    assert values == pytest.approx({name: end.metrics[name] for name in tiny.MEASURED}, abs=1e-5)
 
 
 def test_nothing_in_a_checkpoint_is_pickled(llama: Path, tmp_path: Path) -> None:

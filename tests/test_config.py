@@ -19,6 +19,7 @@ from orchestrator.folder import check_folder
 from orchestrator.ledger import Anchor, Ledger, SweepInfo
 from orchestrator.problems import ConfigError, did_you_mean, find_sweep, read_yaml, require_run_folder, shipped
 from orchestrator.single import load_trial
+from orchestrator.trial_checks import absence
 from trials import config as trial_config
 from trials.benchmarks import Benchmark, load_benchmark
 from trials.config import TrialConfig
@@ -329,6 +330,28 @@ trial: {model: {path: ./nope}}
   trial.model.path: './nope' is not a folder; give a model's folder or a hub id
 trial: {model: {retain_path: a/b}}
   trial.model.retain_path: it belongs to a target model of yours; set trial.model.path
+trial: {evaluation: {metrics: [default, forget.rouge]}}
+  trial.evaluation.metrics.1: 'forget.rouge' is no metric, group or pattern of them; did you mean 'forget.rouge_l_f1'?
+trial: {evaluation: {front: [robustnes]}}
+  trial.evaluation.front.0: 'robustnes' is no metric, group or pattern of them; did you mean 'robustness'?
+objectives: {forget.rouge_l_recall: min}
+  objectives.forget.rouge_l_recall: ... takes generation, and rungs compare metrics of one pass only; ...
+objectives: {real_authors.truthfulness: max}
+  objectives.real_authors.truthfulness: the benchmark has no real_authors set to measure ...; choose among ...
+{trial: {model: {path: /tmp}}, objectives: {tofu.forget_quality: max}}
+  objectives.tofu.forget_quality: ... is compared with a retain model and there is none; set ...
+trial: {model: {retain_log: nope.json}}
+  trial.model.retain_log: ...nope.json...
+trial: {model: {prompt: {type: plain, template: "Q: {question}"}}}
+  trial.model.prompt.template: template 'Q: {question}' must have {question} once and end with {answer}, as in ...
+trial: {requests: {parts: 57}}
+  trial.requests.parts: ...57...56...
+trial: {requests: {parts: 2, count: 3}}
+  trial.requests.count: ...3...2...
+trial: {requests: {parts: 9, order: successive}}
+  trial.epochs: 8 epochs are fewer than the 9 requests, made one after the other; raise it
+space: {evaluation.every: {choice: [1, 2]}}
+  space.evaluation.every: is the same for every trial of a sweep; set it in `trial`, one sweep a value
 tracking: {uri: "file:./mlruns"}
   tracking.uri: ... is a folder, which MLflow 3 refuses; write sqlite:///...
 space: {optim.lrr: {float: [1, 2]}}
@@ -740,3 +763,63 @@ def test_a_model_is_its_files_wherever_they_lie(place: Path) -> None:
 def test_what_is_not_identity_may_change_between_a_run_and_its_resumption(place: Path) -> None:
     folder, _, benchmark = run_folder(place)
     check_folder(folder, load(place, {"budget": {"trials": 200}, "description": "more"}), benchmark)
+
+
+# -- what is measured --------------------------------------------------------------------------------------------------
+
+
+def test_what_trials_are_compared_by_is_measured_whether_or_not_the_file_says_so(place: Path) -> None:
+    goals = {"forget.truth_ratio": "max", "retain.probability": "max"}
+    floors = {"type": "pareto_asha", "floors": {"tofu.model_utility_likelihood": 0.3}}
+    sweep = load(place, {"objectives": goals, "scheduler": floors})
+    assert sweep.trial.evaluation.metrics == ("default", "forget.truth_ratio", "tofu.model_utility_likelihood")
+    assert load(place, {}).trial.evaluation.metrics == ("default",)
+
+
+def test_a_dear_metric_may_be_an_objective_where_nothing_is_stopped_early(place: Path) -> None:
+    sweep = load(place, {"objectives": {"tofu.model_utility": "max"}, "scheduler": {"type": "none"}})
+    assert "tofu.model_utility" in sweep.trial.evaluation.metrics
+
+
+def test_which_metrics_are_taken_is_no_part_of_a_trials_identity_but_how_is(place: Path) -> None:
+    sweep, benchmark = load_sweep(write(place, {}), output=place)
+    assert benchmark is not None
+
+    def identity(evaluation: dict[str, Any]) -> str:
+        return load(place, {"trial": {"evaluation": evaluation}}).fingerprint(benchmark)
+
+    base = sweep.fingerprint(benchmark)
+    assert identity({"metrics": ["all"], "front": ["robustness"], "batch_size": 4, "every": 2}) == base
+    assert identity({"max_new_tokens": 100}) != base
+    assert identity({"relearning": {"steps": 5}}) != base
+
+
+def test_the_retain_log_that_metrics_look_at_is_a_part_of_the_identity(place: Path) -> None:
+    (place / "model").mkdir()
+    rows_ = {"forget.wrong_over_right": [0.5, 1.5]}
+    prints = []
+    for value in (0.5, 0.25):
+        rows_["forget.wrong_over_right"][0] = value
+        log = {"format": "unlearn-sweep evaluation 1", "about": {}, "values": {}, "rows": rows_}
+        (place / "log.json").write_text(json.dumps(log), encoding="utf-8")
+        model = {"path": str(place / "model"), "retain_log": str(place / "log.json")}
+        content = {"trial": {"model": model}, "objectives": {"tofu.forget_quality": "max"}}
+        sweep, benchmark = load_sweep(write(place, content), output=place)
+        assert benchmark is not None
+        prints.append(sweep.fingerprint(benchmark))
+    assert prints[0] != prints[1]
+
+
+def test_what_is_absent_without_a_retain_model_is_said(place: Path) -> None:
+    (place / "model").mkdir()
+    model: dict[str, Any] = {"path": str(place / "model")}
+    evaluation = {"metrics": ["privacy"], "front": ["similarity.forget_to_retain"]}
+    said = absence(load(place, {"trial": {"model": model, "evaluation": evaluation}}).trial)
+    assert said.startswith("not measured without a retain model (model.retain_path or retain_log): privacy.reference")
+    (place / "log.json").write_text('{"format": "unlearn-sweep evaluation 1", "about": {}, "values": {}, "rows": {}}')
+    model["retain_log"] = str(place / "log.json")
+    said = absence(load(place, {"trial": {"model": model, "evaluation": evaluation}}).trial)
+    assert said.endswith(": privacy.reference, similarity.forget_to_retain")
+    model["retain_path"] = str(place / "model")
+    assert absence(load(place, {"trial": {"model": model, "evaluation": evaluation}}).trial) == ""
+    assert absence(load(place, {"trial": {"evaluation": evaluation}}).trial) == ""

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pytest
 
-from tests.rows import Rows, assert_disjoint, authors, config, refused, rich, sizes
+from tests.rows import Rows, assert_disjoint, authors, config, fake_hub, refused, rich, sizes
 from trials.benchmarks import load_benchmark
 from trials.config import TofuConfig
 
@@ -16,22 +16,12 @@ from trials.config import TofuConfig
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Rows] | Exception], list[tuple[Any, ...]]]:
-    """Puts a fake in the place of datasets.load_dataset; returns the calls that it sees."""
+def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Rows] | Exception], list[tuple[str, str, str]]]:
+    """A hub that has some configurations, each with the split `train`; returns the calls that it sees."""
 
-    def install(files: dict[str, Rows] | Exception) -> list[tuple[Any, ...]]:
-        calls: list[tuple[Any, ...]] = []
-
-        def load_dataset(path: str, name: str, *, split: str) -> datasets.Dataset:
-            calls.append((path, name, split))
-            if isinstance(files, Exception):
-                raise files
-            if name not in files:
-                raise ValueError(f"BuilderConfig {name!r} not found. Available: {sorted(files)}")
-            return datasets.Dataset.from_list(files[name])
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        return calls
+    def install(files: dict[str, Rows] | Exception) -> list[tuple[str, str, str]]:
+        sets = files if isinstance(files, Exception) else {(name, "train"): rows for name, rows in files.items()}
+        return fake_hub(monkeypatch, sets)
 
     return install
 
@@ -47,14 +37,22 @@ def test_without_a_path_the_rows_come_from_the_hub_by_configuration_and_split(hu
     calls = hub(files)
     setting = TofuConfig(hub="someone/TOFU", split="forget05", retain_eval=40)
     benchmark = load_benchmark(setting)
-    assert sorted(calls) == sorted(("someone/TOFU", name, "train") for name in files)
+    names = [*files, "real_authors_perturbed"]  # which it lacks, as the folder does
+    assert sorted(calls) == sorted(("someone/TOFU", name, "train") for name in names)
     assert benchmark.digest() == load_benchmark(config(tofu_folder)).digest()
+
+
+def test_an_empty_configuration_of_the_hub_is_an_error_of_its_setting(hub: Any) -> None:
+    hub({"forget05": authors(6), "retain95": []})
+    refused(TofuConfig(split="forget05"), "retain_split", "retain95/train has no rows; a set that is named must have")
 
 
 def test_a_configuration_that_the_hub_lacks_is_an_error_of_its_setting(hub: Any) -> None:
     hub({"retain95": authors(0, 1)})
     refused(
-        TofuConfig(split="forget05"), "split", r"'locuslab/TOFU' has no 'forget05' .*; correct the split or set path"
+        TofuConfig(split="forget05"),
+        "split",
+        r"'locuslab/TOFU' has no forget05/train .*; correct the split or set path",
     )
 
 
@@ -107,7 +105,7 @@ def test_a_real_datasets_folder_stands_in_for_the_hub(tofu_folder: Path, tmp_pat
     (place / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n", encoding="utf-8")
     benchmark = load_benchmark(TofuConfig(hub=str(place), split="forget05", retain_eval=40))
     assert benchmark.digest() == load_benchmark(config(tofu_folder)).digest()
-    refused(TofuConfig(hub=str(place), split="forget01"), "split", r"has no 'forget01'")
+    refused(TofuConfig(hub=str(place), split="forget01"), "split", "has no forget01/train")
 
 
 # -- the real files ----------------------------------------------------------------------------------------------------
@@ -117,13 +115,14 @@ def test_a_real_datasets_folder_stands_in_for_the_hub(tofu_folder: Path, tmp_pat
 def test_all_of_tofu_has_the_published_sizes(tofu: Path, share: str, forget: int) -> None:
     benchmark = load_benchmark(TofuConfig(path=str(tofu), split=f"forget{share}"))
     assert sizes(benchmark) == [forget, 4000 - forget - 400, 400, 0, forget, 117]
-    assert len({(row.question, row.answer) for row in (*benchmark.forget, *benchmark.kept)}) == 4000 + 117
+    assert len(benchmark.real_authors) == 100
+    assert len({(row.question, row.answer) for row in (*benchmark.forget, *benchmark.kept)}) == 4000 + 117 + 100
     assert_disjoint(benchmark)
     for row in (*benchmark.forget, *benchmark.retain):
         assert row.paraphrased_question
         assert row.paraphrased_answer
         assert len(row.perturbed_answer) == 5
-    assert {len(row.perturbed_answer) for row in benchmark.general} == {3}
+    assert {len(row.perturbed_answer) for row in (*benchmark.general, *benchmark.real_authors)} == {3}
 
 
 @pytest.mark.parametrize(("share", "forget"), [("01", 2), ("05", 10), ("10", 20)])

@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Anchor, Ended, Epoch, Ledger, Suggested, finite, in_use, read_events, read_records
+from orchestrator.ledger import (
+    Anchor,
+    Ended,
+    Epoch,
+    Event,
+    Ledger,
+    Measured,
+    Suggested,
+    finite,
+    in_use,
+    read_events,
+    read_records,
+    records,
+)
 
 
 def suggested(number: int) -> Suggested:
@@ -37,6 +50,7 @@ def test_events_are_read_back_as_written(folder: Path) -> None:
         suggested(0),
         Epoch(trial_id="00000", epoch=1, metrics={"forget.nll": 0.5}, seconds=1.5),
         Ended(trial_id="00000", state="PRUNED", epoch=1),
+        Measured(trial_id="00000", metrics={"forget.fluency": 2.0}, seconds=3.0),
     ]
     for event in events:
         ledger.append(event)
@@ -71,6 +85,54 @@ def test_a_record_holds_the_last_epoch_and_the_time_of_all(folder: Path) -> None
     (record,) = read_records(folder)
     assert (record.metrics, record.seconds, record.epoch) == ({"forget.nll": 2.0}, 4.0, 2)
     ledger.close()
+
+
+def measured_trial(number: int) -> list[Event]:
+    """A trial of two epochs, and two attempts to measure it further, the first of them in vain."""
+    name = f"{number:05d}"
+    return [
+        suggested(number),
+        Epoch(trial_id=name, epoch=1, metrics={"forget.nll": 1.0}, seconds=2.0),
+        Epoch(trial_id=name, epoch=2, metrics={"forget.nll": 2.0}, seconds=2.0),
+        Ended(trial_id=name, state="COMPLETE", epoch=2),
+        Measured(trial_id=name, metrics={}, seconds=9.0, failure="OutOfMemory: 3 GiB"),
+        Measured(trial_id=name, metrics={"forget.fluency": 5.0, "forget.nll": 8.0}, seconds=9.0),
+    ]
+
+
+def test_what_is_measured_later_joins_the_record_and_replaces_nothing_in_it(folder: Path) -> None:
+    ledger = Ledger(folder)
+    for event in [*measured_trial(0)[:4], *measured_trial(1)]:
+        ledger.append(event)
+    assert [record.metrics for record in read_records(folder)] == [
+        {"forget.nll": 2.0},
+        {"forget.nll": 2.0, "forget.fluency": 5.0},
+    ]
+    ledger.append(measured_trial(0)[-1])
+    first, second = read_records(folder)
+    assert first.metrics == second.metrics
+    assert (first.state, first.seconds, first.failure) == ("COMPLETE", 4.0, None)
+    assert read_records(folder) == ledger.records()
+    ledger.close()
+
+
+def test_a_ledger_that_is_opened_again_has_what_was_measured(folder: Path) -> None:
+    ledger = Ledger(folder)
+    for event in measured_trial(0):
+        ledger.append(event)
+    ledger.close()
+    before = (folder / "trials.jsonl").read_text()
+    ledger = Ledger(folder)
+    ledger.append(suggested(1))
+    ledger.append(Ended(trial_id="00001", state="FAIL", epoch=0, failure="no luck"))
+    ledger.close()
+    assert (folder / "trials.jsonl").read_text().splitlines()[:1] == before.splitlines()
+    assert [record.metrics.get("forget.fluency") for record in read_records(folder)] == [5.0, None]
+
+
+def test_a_record_is_the_same_wherever_its_measurement_stands_in_the_ledger() -> None:
+    events = measured_trial(0)
+    assert records([events[-1], *events[:-1]]) == records(events)
 
 
 def test_trials_jsonl_is_made_again_from_the_ledger(folder: Path) -> None:

@@ -9,11 +9,9 @@ import yaml
 import search_spaces
 from trials.benchmarks import load_benchmark
 from trials.config import ModelConfig, OptimConfig, TrialConfig
-from trials.evaluate import evaluate
-from trials.models import device_of, encode_sets, load_model, load_tokenizer, pad_token
 from trials.objectives import Forget, LossConfig
 from trials.presets import PRESETS
-from trials.target import prepare
+from trials.references import reference_log
 from trials.unlearn import run_trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -49,14 +47,9 @@ SETTINGS: dict[str, tuple[dict[str, Any], float]] = {
 def strengths(which: str) -> dict[str, float]:
     """Extraction strength of the target or the retain model on every row set."""
     benchmark = load_benchmark(BASE.benchmark)
-    folder = prepare(BASE, benchmark, "target" if which == "target" else "retain")
-    tokenizer = load_tokenizer(folder, BASE.model)
-    values = evaluate(
-        load_model(folder, BASE.model),
-        encode_sets(tokenizer, benchmark),
-        pad=pad_token(tokenizer),
-        device=device_of(BASE.model),
-    )
+    log = reference_log(BASE, benchmark, "target" if which == "target" else "retain")
+    assert log is not None
+    values = log.values
     return {name.split(".")[0]: value for name, value in values.items() if name.endswith("extraction_strength")}
 
 

@@ -11,10 +11,8 @@ from tests import tiny
 from tests.tiny import same
 from trials.benchmarks import Row, load_benchmark
 from trials.config import ModelConfig
-from trials.encoding import Example, collate, encode
-from trials.evaluate import evaluate, score
+from trials.encoding import Example, Padding, collate, encode
 from trials.identity import model_digest
-from trials.metrics import METRICS
 from trials.models import (
     LogitDifference,
     answer_logits,
@@ -27,9 +25,11 @@ from trials.models import (
     workspace,
 )
 from trials.result import TrialFailed
+from trials.scoring import score
 from trials.target import prepare
 
 CPU = torch.device("cpu")
+PADDING = Padding(0)
 ROWS = [Row("Who?", "Ada."), Row("What is it that she wrote?", "A book."), Row("Where?", "In a small town, at night.")]
 every_architecture = pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 
@@ -49,7 +49,7 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 @every_architecture
 def test_answer_logits_are_the_full_logits_at_answer_positions(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny.random_model(name, len(tokenizer))
-    batch = collate(encode(tokenizer, ROWS), 0, CPU)
+    batch = collate(encode(tokenizer, ROWS), PADDING, CPU)
     with torch.no_grad():
         logits = answer_logits(model, batch)
         full = model(input_ids=batch.input_BT, attention_mask=batch.attention_BT).logits
@@ -63,8 +63,8 @@ def test_a_row_has_the_same_logits_alone_and_beside_a_longer_one(name: str, toke
     model = tiny.random_model(name, len(tokenizer))
     examples = encode(tokenizer, ROWS)
     with torch.no_grad():
-        together = answer_logits(model, collate(examples, 0, CPU))
-        alone = torch.cat([answer_logits(model, collate([example], 0, CPU)) for example in examples])
+        together = answer_logits(model, collate(examples, PADDING, CPU))
+        alone = torch.cat([answer_logits(model, collate([example], PADDING, CPU)) for example in examples])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
@@ -73,7 +73,7 @@ def test_the_gradient_through_answer_logits_is_that_through_the_full_ones(
     name: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = tiny.random_model(name, len(tokenizer))
-    batch = collate(encode(tokenizer, ROWS), 0, CPU)
+    batch = collate(encode(tokenizer, ROWS), PADDING, CPU)
     gradients = []
     for narrow in (True, False):
         model.zero_grad()
@@ -93,7 +93,7 @@ def test_hidden_states_are_those_of_the_layer_where_an_answer_token_is_predicted
     name: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = tiny.random_model(name, len(tokenizer))
-    batch = collate(encode(tokenizer, ROWS), 0, CPU)
+    batch = collate(encode(tokenizer, ROWS), PADDING, CPU)
     outputs: list[torch.Tensor] = []
     for layer in next(module for module in model.modules() if isinstance(module, torch.nn.ModuleList)):
         layer.register_forward_hook(lambda _, __, out: outputs.append(out[0] if isinstance(out, tuple) else out))
@@ -111,9 +111,9 @@ def test_hidden_states_are_those_of_the_layer_where_an_answer_token_is_predicted
 
 def test_the_hook_is_gone_after_a_pass_and_after_a_failed_one(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny.random_model("llama", len(tokenizer))
-    batch = collate(encode(tokenizer, ROWS), 0, CPU)
+    batch = collate(encode(tokenizer, ROWS), PADDING, CPU)
     answer_logits(model, batch)
-    broken = collate([Example((1, 2), (10**6, 1))], 0, CPU)
+    broken = collate([Example((1, 2), (10**6, 1))], PADDING, CPU)
     with pytest.raises(IndexError, match="out of range"):
         answer_logits(model, broken)
     assert not model.get_output_embeddings()._forward_pre_hooks
@@ -121,7 +121,7 @@ def test_the_hook_is_gone_after_a_pass_and_after_a_failed_one(tokenizer: PreTrai
 
 def test_logits_of_a_half_precision_model_are_fp32(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny.random_model("llama", len(tokenizer)).to(torch.bfloat16)
-    assert answer_logits(model, collate(encode(tokenizer, ROWS), 0, CPU)).dtype == torch.float32
+    assert answer_logits(model, collate(encode(tokenizer, ROWS), PADDING, CPU)).dtype == torch.float32
 
 
 # -- scoring -----------------------------------------------------------------------------------------------------------
@@ -134,21 +134,22 @@ def test_a_sequence_that_stands_in_two_sets_is_passed_once(tokenizer: PreTrained
     handle = model.register_forward_pre_hook(
         lambda _, args, kwargs: passed.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    sets = {"forget": examples[:2], "retain": [*examples, examples[0]]}
-    values = evaluate(model, sets, pad=0, device=CPU)
+    answers = score(model, [*examples[:2], *examples, examples[0]], padding=PADDING, device=CPU)
     handle.remove()
     assert passed == [3]
-    assert list(values) == [f"{name}.{metric}" for name in sets for metric in METRICS]
-    alone = evaluate(model, {"forget": examples[:2]}, pad=0, device=CPU)
-    assert {name: values[name] for name in alone} == pytest.approx(alone, abs=1e-6)
+    first = [next(i for i, other in enumerate(answers) if other is answer) for answer in answers]
+    assert first == [0, 1, 0, 1, 4, 0]
+    alone = score(model, examples[:2], padding=PADDING, device=CPU)
+    for one, other in zip(answers, alone, strict=False):
+        assert one.ce == pytest.approx(other.ce, abs=1e-6)
 
 
 def test_scores_come_in_the_order_of_the_examples_whatever_the_batch_size(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny.random_model("llama", len(tokenizer))
     examples = [*encode(tokenizer, ROWS), *encode(tokenizer, ROWS)[::-1]]
-    wide = score(model, examples, pad=0, device=CPU)
+    wide = score(model, examples, padding=PADDING, device=CPU)
     for example, answer, narrow in zip(
-        examples, wide, score(model, examples, pad=0, device=CPU, batch_size=1), strict=True
+        examples, wide, score(model, examples, padding=PADDING, device=CPU, batch_size=1), strict=True
     ):
         assert answer.ce.shape == answer.hit.shape == (len(example.answer),)
         assert answer.ce == pytest.approx(narrow.ce, abs=1e-5)
@@ -160,7 +161,7 @@ def test_scoring_needs_no_gradient_and_leaves_the_mode_of_the_model_alone(
     training: bool, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = tiny.random_model("gpt_neox", len(tokenizer)).train(training)
-    score(model, encode(tokenizer, ROWS), pad=0, device=CPU)
+    score(model, encode(tokenizer, ROWS), padding=PADDING, device=CPU)
     assert model.training is training
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -276,7 +277,7 @@ def test_an_assistant_computes_what_the_target_does_up_to_its_last_layer(name: s
         inside: list[torch.Tensor] = []
         layers = next(module for module in cut.modules() if isinstance(module, torch.nn.ModuleList))
         layers[0].register_forward_hook(lambda _, __, out: inside.append(out[0] if isinstance(out, tuple) else out))
-        batch = collate(warm.sets["forget"], warm.pad, warm.device)
+        batch = collate(warm.forget, warm.padding, warm.device)
         with torch.no_grad():
             answer_logits(cut, batch)
             _, expected = answer_states(warm.reference, batch, 1)
@@ -290,7 +291,7 @@ def test_an_assistant_of_all_layers_is_a_copy_of_the_target(layers: int | None, 
         warm = workspace(tiny.trial(llama))
         copy = warm.assistant(layers)
         assert same(weights(copy), weights(warm.reference))
-        batch = collate(warm.sets["forget"], warm.pad, warm.device)
+        batch = collate(warm.forget, warm.padding, warm.device)
         with torch.no_grad():
             assert torch.equal(answer_logits(copy.eval(), batch), answer_logits(warm.reference, batch))
 
@@ -324,7 +325,7 @@ def test_a_fresh_trial_of_uld_trains_the_assistant_and_leaves_the_working_model_
 def test_the_difference_is_target_minus_weighted_assistant(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     target, assistant = tiny.random_model(name, len(tokenizer)), tiny.random_model(name, len(tokenizer))
     spoil(assistant)
-    batch = collate(encode(tokenizer, ROWS), 0, CPU)
+    batch = collate(encode(tokenizer, ROWS), PADDING, CPU)
     with torch.no_grad():
         found, states = answer_states(LogitDifference(target, assistant, 0.7), batch)
         expected = answer_logits(target, batch) - 0.7 * answer_logits(assistant, batch)
@@ -338,7 +339,7 @@ def test_training_the_difference_leaves_the_target_in_eval_mode(tokenizer: PreTr
     for mode in (True, False, True):
         assert difference.train(mode) is difference
         assert (difference.training, assistant.training, target.training) == (mode, mode, False)
-    score(difference, encode(tokenizer, ROWS), pad=0, device=CPU)
+    score(difference, encode(tokenizer, ROWS), padding=PADDING, device=CPU)
     assert (difference.training, assistant.training, target.training) == (True, True, False)
     difference.eval()
     assert (difference.training, assistant.training, target.training) == (False, False, False)

@@ -179,7 +179,7 @@ def test_what_is_known_of_the_whole_step_is_of_the_passes_that_train_dropout_and
             return
         width = max(view.mask_BA.shape[1] for view in views)
         ce = torch.cat([torch.nn.functional.pad(view.ce_BA, (0, width - view.ce_BA.shape[1])) for view in views])
-        lengths = torch.tensor([len(example.answer) for example in warm.sets["forget"]])
+        lengths = torch.tensor([len(example.answer) for example in warm.forget])
         whole = ForgetPass(ce, torch.arange(width) < lengths[:, None], tokens=step.tokens, rows=6)
         expected = weights_of(whole.stats(), config.loss)
         for each, rows in zip(known, (slice(0, 3), slice(3, 6)), strict=True):
@@ -195,7 +195,7 @@ def test_each_forget_row_has_a_partner_of_its_own_from_the_pool(llama: Path, war
     assert step.rows == [4, 0, 5]
     assert len(step.partners) == 3
     assert set(step.partners) <= set(warm.pool)
-    assert step.tokens == sum(len(warm.sets["forget"][row].answer) for row in (4, 0, 5))
+    assert step.tokens == sum(len(warm.forget[row].answer) for row in (4, 0, 5))
     assert step.retain_tokens == sum(len(example.answer) for example in step.partners)
     again = passes.lay_out(2, [5, 3, 4])
     assert (again.partners[0], again.partners[2]) == (step.partners[2], step.partners[0])
@@ -214,7 +214,7 @@ def test_a_loss_that_has_no_retain_rows_lays_out_none(term: str, llama: Path, wa
 def test_the_draws_of_a_row_follow_seed_epoch_and_row_alone(llama: Path, warm: Workspace) -> None:
     config = config_of("random", llama)
     draws = view_of(config, warm, range(6)).need("draw_BA")
-    lengths = [len(example.answer) for example in warm.sets["forget"]]
+    lengths = [len(example.answer) for example in warm.forget]
     for rows, size, start in (([3, 0], 2, 0), ([5, 3, 0, 1], 2, 1)):
         found = view_of(config, warm, rows, size=size, start=start).need("draw_BA")
         for index, row in enumerate(rows[start : start + size]):
@@ -234,7 +234,7 @@ def test_the_refusal_of_a_row_follows_seed_epoch_and_row_alone_and_answers_its_q
     def refused(rows: Sequence[int], **given: Any) -> list[tuple[int, ...]]:
         passes = Passes(config_of("idk", llama, seed=given.pop("seed", 0)), warm, warm.reference)
         examples = passes._refused(given.pop("epoch", 0), rows)
-        assert [example.prompt for example in examples] == [warm.sets["forget"][row].prompt for row in rows]
+        assert [example.prompt for example in examples] == [warm.forget[row].prompt for row in rows]
         return [example.answer for example in examples]
 
     base = refused(range(6))
@@ -274,13 +274,13 @@ def test_cross_entropies_of_answers_and_refusals_are_those_of_separate_passes(ll
     passes = Passes(config, warm, model)
     view = passes.micro_batch(passes.lay_out(0, [2, 5]), 0, 2)[0]
     refusals = view.need("refusals")
-    examples = [warm.sets["forget"][row] for row in (2, 5)]
+    examples = [warm.forget[row] for row in (2, 5)]
     for which, current, mask, reference in (
         (examples, view.ce_BA, view.mask_BA, view.need("reference_ce_BA")),
         (passes._refused(0, [2, 5]), refusals.ce_BR, refusals.mask_BR, refusals.reference_ce_BR),
     ):
         for row, example in enumerate(which):
-            batch = collate([example], warm.pad, warm.device)
+            batch = collate([example], warm.padding, warm.device)
             for scored, values in ((model, current), (warm.reference, reference)):
                 expected = token_ce(answer_logits(scored, batch), batch.target_N)
                 torch.testing.assert_close(values[row, mask[row]], expected, rtol=1e-5, atol=1e-5)
@@ -291,7 +291,7 @@ def test_forget_kl_is_the_divergence_from_the_reference_on_the_forget_rows(llama
     config, model = config_of("undial", llama), moved(warm)
     passes = Passes(config, warm, model)
     view, retain = passes.micro_batch(passes.lay_out(0, range(6)), 0, 6)
-    batch = collate(warm.sets["forget"], warm.pad, warm.device)
+    batch = collate(warm.forget, warm.padding, warm.device)
     p, q = (answer_logits(each, batch).softmax(-1) for each in (warm.reference, model))
     torch.testing.assert_close(retain, (p * (p / q).log()).sum() / view.tokens, rtol=1e-4, atol=1e-6)
     assert retain > 0.01
@@ -304,7 +304,7 @@ def test_a_retain_term_is_the_mean_over_the_tokens_of_the_partners(term: str, ll
     passes = Passes(config, warm, model)
     step = passes.lay_out(0, range(6))
     _, retain = passes.micro_batch(step, 0, 6)
-    batch = collate(step.partners, warm.pad, warm.device)
+    batch = collate(step.partners, warm.padding, warm.device)
     (logits, hidden), (start, start_hidden) = (answer_states(each, batch, 1) for each in (model, warm.reference))
     p, q = start.softmax(-1), logits.softmax(-1)
     expected = {
@@ -333,7 +333,8 @@ def test_statistics_of_all_rows_are_those_of_a_step_over_them(llama: Path, warm:
         config = config_of(name, llama)
         passes = Passes(config, warm, warm.reference)
         view = passes.micro_batch(passes.lay_out(1, range(6)), 0, 6)[0]
-        stats = passes.stats(1, [row[mask].detach() for row, mask in zip(view.ce_BA, view.mask_BA, strict=True)])
+        ce = [row[mask].detach() for row, mask in zip(view.ce_BA, view.mask_BA, strict=True)]
+        stats = passes.stats(1, range(len(ce)), ce)
         for field in fields(stats):
             expected, found = getattr(view.stats(), field.name), getattr(stats, field.name)
             assert (expected is None) == (found is None)
@@ -374,7 +375,7 @@ def test_rmu_looks_at_what_its_layer_gives_out(architecture: str, tmp_path: Path
         layers = next(each for each in warm.reference.modules() if isinstance(each, torch.nn.ModuleList))
         layers[0].register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
         view = view_of(tiny.trial(folder, loss={"criterion": {"type": "rmu", "layer": 1}}), warm, [3])
-        example = warm.sets["forget"][3]
+        example = warm.forget[3]
         states = seen[0][0, len(example.prompt) - 1 : len(example.prompt) + len(example.answer) - 1]
         assert torch.equal(view.need("hidden_NH"), states)
 

@@ -23,6 +23,7 @@ from orchestrator.ledger import (
     Ended,
     Epoch,
     Ledger,
+    Measured,
     Record,
     State,
     Suggested,
@@ -105,6 +106,17 @@ class Run:
             self.ledger.append(Epoch(at=0.0, trial_id=trial_id, epoch=epoch, metrics=metrics, seconds=10.0))
         if state is not None:
             self.ledger.append(Ended(at=0.0, trial_id=trial_id, state=state, epoch=last, failure=failure))
+
+    def measured(self, number: int, failure: str | None = None, **metrics: float) -> None:
+        """A trial of the front measured further."""
+        trial_id = f"{number:05d}"
+        self.ledger.append(Measured(trial_id=trial_id, metrics=_dotted(metrics), seconds=1.0, failure=failure))
+
+    def section(self, title: str) -> list[str]:
+        """The lines of a section of the Markdown."""
+        write_report(self.folder)
+        text = (self.folder / "report.md").read_text(encoding="utf-8")
+        return text.split(f"\n## {title}\n")[1].split("\n## ")[0].strip().splitlines()
 
     def texts(self) -> tuple[str, str]:
         """Markdown and visible HTML of the report, each with its white space made single."""
@@ -299,6 +311,80 @@ def test_what_goes_beyond_the_retain_model_is_said(full: Run) -> None:
     for text in full.texts():
         assert f"below the retain model's own {FORGET} of 0.1: 00003 (below a model" in text
         assert "above the retain model's own forget.nll of 2: 00003 (over-forgotten" in text
+
+
+def test_a_few_other_metrics_of_the_front_are_one_table_with_the_models_they_are_judged_by(full: Run) -> None:
+    full.measured(2, forget__fluency=4.5, relearned__forget_probability=0.75)
+    assert full.section("Other metrics of the front") == [
+        "Below the trials stand the models that unlearning is judged by.",
+        "",
+        "| trial | forget.fluency | forget.nll | relearned.forget_probability |",
+        "| --- | ---: | ---: | ---: |",
+        "| 00003 |  | 3 |  |",
+        "| 00002 (knee) | 4.5 | 1.9 | 0.75 |",
+        "| 00000 |  | 0.5 |  |",
+        "| retain model |  | 2 |  |",
+    ]
+    rows = _rows(full.folder / "front.csv")
+    assert [row["relearned.forget_probability"] for row in rows] == ["", "0.75", ""]
+
+
+def test_many_other_metrics_of_the_front_are_a_table_or_more_for_each_part_before_the_dot(run: Run) -> None:
+    spoken = {f"forget__m{n}": n / 10 for n in range(9)}
+    run.anchor("target", 0.9, 0.9, **spoken, tofu__model_utility=0.6)
+    run.anchor("retain", 0.1, 0.8, tofu__model_utility=0.7)
+    run.trial(0.5, 0.5, own__guess=3.0)
+    run.measured(0, **spoken, tofu__model_utility=0.5, privacy__loss=0.25)
+    assert [line for line in run.section("Other metrics of the front") if line] == [
+        "Below the trials stand the models that unlearning is judged by.",
+        r"### forget.\*",
+        "| trial | m0 | m1 | m2 | m3 | m4 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| 00000 (knee) | 0 | 0.1 | 0.2 | 0.3 | 0.4 |",
+        "| target model | 0 | 0.1 | 0.2 | 0.3 | 0.4 |",
+        "| trial | m5 | m6 | m7 | m8 |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| 00000 (knee) | 0.5 | 0.6 | 0.7 | 0.8 |",
+        "| target model | 0.5 | 0.6 | 0.7 | 0.8 |",
+        r"### tofu.\*",
+        "| trial | model_utility |",
+        "| --- | ---: |",
+        "| 00000 (knee) | 0.5 |",
+        "| target model | 0.6 |",
+        "| retain model | 0.7 |",
+        r"### privacy.\*",
+        "| trial | loss |",
+        "| --- | ---: |",
+        "| 00000 (knee) | 0.25 |",
+        r"### own.\*",
+        "| trial | guess |",
+        "| --- | ---: |",
+        "| 00000 (knee) | 3 |",
+    ]
+    page = _Page()
+    page.feed((run.folder / "report.html").read_text(encoding="utf-8"))
+    assert page.tags.count("h3") == 4
+
+
+def test_who_of_the_front_could_not_be_measured_is_told_until_it_is(full: Run) -> None:
+    full.measured(2, failure="OutOfMemory: 3 GiB are too much\nby far")
+    full.measured(1, failure="no longer on the front")
+    for text in full.texts():
+        assert "These trials could not be measured further; resuming the sweep tries again." in text
+        assert "OutOfMemory: 3 GiB are too much" in text
+        assert "by far" not in text
+        assert "no longer on the front" not in text
+    assert "| 00002 | OutOfMemory: 3 GiB are too much |" in full.section("Other metrics of the front")
+    full.measured(2, forget__fluency=4.5)
+    assert all("could not be measured" not in text for text in full.texts())
+
+
+def test_what_is_measured_later_changes_neither_front_nor_hypervolume(full: Run) -> None:
+    before = write_report(full.folder)
+    full.measured(2, **{FORGET.replace(".", "__"): 0.0, "forget__fluency": 4.5})
+    after = write_report(full.folder)
+    assert (after.hypervolume, after.counts) == (before.hypervolume, before.counts)
+    assert [record.metrics[FORGET] for record in after.front] == [record.metrics[FORGET] for record in before.front]
 
 
 def test_without_a_retain_model_over_forgetting_is_not_judged(run: Run) -> None:

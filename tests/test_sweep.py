@@ -23,7 +23,7 @@ from orchestrator.sweep import Outcome, run_sweep
 from tests.surrogate import dies_once, misbehaves, surrogate
 from tests.sweeps import small_sweep
 from trials.benchmarks import Benchmark, load_benchmark
-from trials.config import AuthorsConfig
+from trials.sources import AuthorsConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
@@ -140,7 +140,7 @@ def driver(output: Path, seconds: float = 0.05) -> subprocess.Popen[str]:
         from tests.surrogate import surrogate
         from tests.sweeps import small_sweep
         from trials.benchmarks import load_benchmark
-        from trials.config import AuthorsConfig
+        from trials.sources import AuthorsConfig
         if __name__ == "__main__":
             raise SystemExit(show_outcome(run_sweep(
                 small_sweep(budget={{"trials": 16, "concurrent": 1}}), load_benchmark(AuthorsConfig()),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cli
-from orchestrator.ledger import Anchor, Ended, Epoch, Event, Ledger, Suggested, SweepInfo, read_events
+from orchestrator.ledger import Anchor, Ended, Epoch, Event, Ledger, Measured, Suggested, SweepInfo, read_events
 from orchestrator.mlflow_store import Store
 from orchestrator.problems import ConfigError
 from orchestrator.tracking import Tracker, sync
@@ -344,6 +344,104 @@ def test_a_front_that_moved_on_is_marked_anew(output: Path) -> None:
     sync(folder)
     children = Stored(folder).children
     assert (children["00000"].data.tags["front"], children["00004"].data.tags["front"]) == ("false", "true")
+
+
+def measured(at: float, failure: str | None = None, **metrics: float) -> Measured:
+    """Trial 0, the front of `four_trials`, measured further."""
+    values = {name.replace("__", "."): value for name, value in metrics.items()}
+    return Measured(trial_id="00000", metrics=values, seconds=9.0, failure=failure, at=at)
+
+
+def test_what_is_measured_later_goes_to_the_ended_run_at_its_last_epoch_once(output: Path) -> None:
+    folder = make_folder(output, "measured later")
+    events = four_trials()
+    write(folder, events)
+    sync(folder)
+    before = Stored(folder)
+    at = events[-1].at + 5
+    write(folder, [measured(at, forget__fluency=2.5, relearned__forget_probability=0.25)])
+    done = sync(folder)
+    after = Stored(folder)
+    assert (done.sent, done.points) == (1, 2 + (len(before.all_points()) - 7 * 4))  # the parent's are sent each time
+    assert set(after.all_points()) - set(before.all_points()) == {
+        ("00000", "forget/fluency", 2.5, 3, round(at * 1000)),
+        ("00000", "relearned/forget_probability", 0.25, 3, round(at * 1000)),
+    }
+    run = after.children["00000"]
+    assert (run.info.status, run.data.tags["measured"], run.data.tags["epoch"]) == ("FINISHED", "true", "3")
+    assert run.info.end_time == before.children["00000"].info.end_time
+    assert "measured" not in after.children["00001"].data.tags
+    assert sync(folder).sent == 0
+    again = Stored(folder)
+    assert sorted(again.all_points()) == sorted(after.all_points())
+    assert again.runs == 5
+
+
+def test_a_store_that_has_nothing_yet_gets_trials_and_measurements_together(output: Path) -> None:
+    folder = make_folder(output, "measured at once")
+    events = four_trials()
+    write(folder, [*events, measured(events[-1].at + 5, forget__fluency=2.5)])
+    assert [sync(folder).sent for _ in range(2)] == [4, 0]
+    run = Stored(folder).children["00000"]
+    assert (run.info.status, run.data.metrics["forget/fluency"], run.data.tags["state"]) == (
+        "FINISHED",
+        2.5,
+        "COMPLETE",
+    )
+
+
+def test_a_measurement_that_failed_is_a_tag_until_it_succeeds(output: Path) -> None:
+    folder = make_folder(output, "measured in vain")
+    events = four_trials()
+    at = events[-1].at
+    write(folder, [*events, measured(at + 5, failure=f"OutOfMemory: see http://user:{SECRET}@host")])
+    assert sync(folder).sent == 4
+    tags = Stored(folder).children["00000"].data.tags
+    assert (tags["measured"], tags["state"]) == ("OutOfMemory: see http://***@host", "COMPLETE")
+    assert "failure" not in tags
+    assert sync(folder).sent == 0
+    write(folder, [measured(at + 9, forget__fluency=2.5)])
+    assert [sync(folder).sent for _ in range(2)] == [1, 0]
+    run = Stored(folder).children["00000"]
+    assert (run.data.tags["measured"], run.data.metrics["forget/fluency"]) == ("true", 2.5)
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_measurement_of_which_only_part_arrived_is_sent_once(output: Path, calls: int) -> None:
+    folder = make_folder(output, f"measured, died after {calls} calls")
+    events = four_trials()
+    write(folder, events)
+    sync(folder)
+    many = {f"part__m{n}": float(n) for n in range(1000)}  # more than a batch
+    write(folder, [measured(events[-1].at + 5, **many)])
+    store = Store(folder, resolve_uri(output, None))
+    store.client = Dying(store.client, calls)  # type: ignore[assignment]
+    for event in read_events(folder):
+        store.take(event)
+    with pytest.raises(ConnectionError, match="died here"):
+        store.flush()
+    assert "measured" not in Stored(folder).children["00000"].data.tags
+    assert sync(folder).sent == 1
+    found = [key for who, key, *_ in Stored(folder).all_points() if who == "00000" and key.startswith("part/")]
+    assert sorted(found) == sorted(f"part/m{n}" for n in range(1000))
+
+
+def test_what_is_measured_while_the_tracker_runs_is_sent(output: Path) -> None:
+    folder = make_folder(output, "measured live")
+    events = four_trials()
+    write(folder, events[:-1])
+    tracker = Tracker(folder)
+    ledger = Ledger(folder)
+    ledger.listen(tracker)
+    ledger.append(events[-1])
+    assert tracker.flush(60.0)
+    ledger.append(measured(events[-1].at + 5, forget__fluency=2.5))
+    ledger.close()
+    assert tracker.finish(60.0)
+    stored = Stored(folder)
+    assert stored.children["00000"].data.tags["measured"] == "true"
+    assert len([key for _, key, *_ in stored.all_points() if key == "forget/fluency"]) == 1
+    assert sync(folder).sent == 0
 
 
 def test_a_dead_server_neither_delays_the_driver_nor_ends_it(

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,12 +19,12 @@ from tests import tiny
 from tests.tiny import LORA, numbers, run, same, saved
 from trials.config import ModelConfig, OptimConfig, TrialConfig
 from trials.encoding import Example, collate
-from trials.evaluate import answers_of
+from trials.evaluate import Evaluator
 from trials.losses import token_ce
-from trials.metrics import metric_names
 from trials.models import answer_logits, workspace
 from trials.objectives import Forget
 from trials.optimiser import learning_rate
+from trials.registry import METRICS
 from trials.result import Diverged, OutOfMemory, TrialFailed
 from trials.unlearn import run_trial
 from trials.weighting import CriterionConfig
@@ -59,7 +60,7 @@ def test_a_trial_reports_every_metric_after_each_epoch(
     assert [(result.epoch, result.last) for result in results] == [(1, False), (2, True)]
     for result in results:
         weight = {"train.weight"} if criterion in REWEIGHTINGS else set()
-        assert set(result.metrics) == {*metric_names(), "train.forget_loss", "train.retain_loss"} | weight
+        assert set(result.metrics) == {*tiny.MEASURED, "train.forget_loss", "train.retain_loss"} | weight
         assert all(math.isfinite(value) for value in result.metrics.values())
         assert result.seconds > 0
         assert (result.metrics["train.retain_loss"] != 0) == (retain != "none")
@@ -135,7 +136,7 @@ def test_the_losses_of_a_trial_are_those_of_the_formula(llama: Path, tmp_path: P
     [result] = run(config, tmp_path)
     warm = workspace(config)
     with torch.no_grad():
-        batch = collate(warm.sets["forget"], warm.pad, warm.device)
+        batch = collate(warm.forget, warm.padding, warm.device)
         ce = token_ce(answer_logits(warm.reference, batch), batch.target_N)
     assert result.metrics["train.forget_loss"] == pytest.approx(-ce.mean().item(), rel=1e-5)
     assert result.metrics["train.weight"] == pytest.approx(1.0)
@@ -149,7 +150,7 @@ def test_what_is_measured_of_uld_is_the_difference_and_what_is_trained_is_the_as
     warm = workspace(config)
     [place] = (tmp_path / "checkpoint").iterdir()
     assistant = AutoModelForCausalLM.from_pretrained(place)
-    batch = collate(warm.sets["forget"], warm.pad, warm.device)
+    batch = collate(warm.forget, warm.padding, warm.device)
     with torch.no_grad():
         logits = [answer_logits(model, batch) for model in (warm.reference, assistant)]
     learnt = token_ce(logits[1], batch.target_N).mean().item()
@@ -157,7 +158,7 @@ def test_what_is_measured_of_uld_is_the_difference_and_what_is_trained_is_the_as
     assert last.metrics["train.forget_loss"] < first.metrics["train.forget_loss"]
     assert last.metrics["forget.nll"] > first.metrics["forget.nll"] + 0.5  # and so the difference forgets them
     difference = token_ce(logits[0] - 0.5 * logits[1], batch.target_N)
-    means = [row.mean().item() for row in difference.split([len(each.answer) for each in warm.sets["forget"]])]
+    means = [row.mean().item() for row in difference.split([len(each.answer) for each in warm.forget])]
     assert last.metrics["forget.nll"] == pytest.approx(sum(means) / len(means), rel=1e-5)
     assert same(dict(warm.reference.state_dict()), dict(warm.working.state_dict()))
 
@@ -224,12 +225,14 @@ def test_evaluating_more_often_changes_no_weight(
     config = tiny.trial(llama, model=model, epochs=3)
     once = run(config, tmp_path / "once")
 
-    def twice(*args: Any, **kwargs: Any) -> Any:
-        answers_of(*args, **kwargs)
-        torch.rand(7)  # an evaluation that draws numbers, too
-        return answers_of(*args, **kwargs)
+    see = Evaluator.see
 
-    monkeypatch.setattr(trials.unlearn, "answers_of", twice)
+    def twice(*args: Any, **kwargs: Any) -> Any:
+        see(*args, **kwargs)
+        torch.rand(7)  # an evaluation that draws numbers, too
+        return see(*args, **kwargs)
+
+    monkeypatch.setattr(Evaluator, "see", twice)
     assert numbers(run(config, tmp_path / "twice")) == numbers(once)
     assert same(saved(tmp_path / "once"), saved(tmp_path / "twice"))
 
@@ -297,7 +300,7 @@ def partners(config: TrialConfig, folder: Path, monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch:
         patch.setattr(trials.passes, "collate", watch)
         run(config, folder)
-    rows = len(workspace(config).sets["forget"])
+    rows = len(workspace(config).forget)
     return [dict(seen[start : start + rows]) for start in range(0, len(seen), rows)]
 
 
@@ -311,7 +314,7 @@ def test_the_retain_partner_of_a_row_follows_seed_epoch_and_row_alone(
     assert len(base) == 3
     warm = workspace(tiny.trial(llama))
     for epoch in base:
-        assert set(epoch) == set(warm.sets["forget"])
+        assert set(epoch) == set(warm.forget)
         assert set(epoch.values()) <= set(warm.pool)
     assert base[0] != base[1] != base[2]
     assert len(set(base[0].values())) > 1
@@ -335,7 +338,7 @@ def test_every_forget_row_is_visited_once_an_epoch_in_an_order_of_its_own(
 
     first, second, third = orders(0)
     assert first != second != third != first
-    rows = workspace(tiny.trial(llama)).sets["forget"]
+    rows = workspace(tiny.trial(llama)).forget
     assert set(first) == set(second) == set(third) == set(rows)
     assert len(first) == len(second) == len(third) == len(rows)
     assert orders(1) != [first, second, third]
@@ -343,8 +346,8 @@ def test_every_forget_row_is_visited_once_an_epoch_in_an_order_of_its_own(
 
 def test_rows_that_are_measured_are_never_replayed(llama: Path) -> None:
     warm = workspace(tiny.trial(llama))
-    assert not set(warm.pool) & set(warm.sets["retain"])
-    assert not set(warm.sets["forget"]) & {*warm.pool, *warm.sets["retain"], *warm.sets["general"]}
+    assert not set(warm.pool) & set(tiny.examples(warm, "retain"))
+    assert not set(warm.forget) & {*warm.pool, *tiny.examples(warm, "retain"), *tiny.examples(warm, "general")}
 
 
 # -- what ends a trial -------------------------------------------------------------------------------------------------
@@ -375,13 +378,13 @@ def test_a_learning_rate_that_is_far_too_high_ends_the_trial_and_the_next_one_is
 def test_a_metric_that_is_not_finite_ends_the_trial(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trials.unlearn, "measure", lambda *args, **kwargs: {"forget.nll": float("inf")})
+    monkeypatch.setitem(METRICS, "forget.nll", replace(METRICS["forget.nll"], function=lambda seen: math.inf))
     with pytest.raises(Diverged, match=r"forget\.nll is inf after epoch 1"):
         run(tiny.trial(llama), tmp_path)
 
 
 @pytest.mark.parametrize(
-    "where", ["passes.answer_states", "passes.score", "unlearn.answers_of", "unlearn.save_file", "unlearn.wagle_masks"]
+    "where", ["passes.answer_states", "passes.score", "evaluate.score", "unlearn.save_file", "unlearn.wagle_masks"]
 )
 def test_running_out_of_memory_is_a_result_wherever_it_happens(
     where: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

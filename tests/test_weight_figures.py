@@ -28,8 +28,9 @@ from orchestrator.weight_profiles import History, Profile, histories, history_of
 from tests.surrogate import surrogate
 from tests.sweeps import small_sweep, write_info
 from trials.benchmarks import load_benchmark
-from trials.config import AuthorsConfig, TrialConfig
+from trials.config import TrialConfig
 from trials.result import Diverged, EpochResult
+from trials.sources import AuthorsConfig
 from trials.weight_profile import weight_profile
 from trials.weighting import CriterionConfig, Importance, SatImp, Saturation, TokenStats, Uniform
 

@@ -1,7 +1,7 @@
 """Small random models and rows that the tests of models and of trials share."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,13 @@ from transformers import (
 )
 
 from trials.benchmarks import load_benchmark
-from trials.config import AuthorsConfig, TinyConfig, TrialConfig
-from trials.models import _workspace
+from trials.config import TinyConfig, TrialConfig
+from trials.encoding import Example
+from trials.evaluate import Evaluator
+from trials.models import Workspace, _workspace
+from trials.naming import named
 from trials.result import EpochResult
+from trials.sources import AuthorsConfig
 from trials.target import train_tokenizer
 from trials.unlearn import run_trial
 
@@ -93,6 +97,20 @@ def trial(folder: Path, **sections: Any) -> TrialConfig:
     for name, value in sections.items():
         settings[name] = {**settings[name], **value} if isinstance(settings.get(name), dict) else value
     return TrialConfig.model_validate_json(json.dumps(settings))
+
+
+MEASURED = [name for name in named(("default",)) if name.split(".")[0] in ("forget", "retain", "holdout", "general")]
+"""What a trial on `AUTHORS` measures by default."""
+
+
+def examples(warm: Workspace, rows: str) -> list[Example]:
+    """The answers of a set as token ids."""
+    return [unit.example for unit in warm.material.units(rows)]
+
+
+def values(model: Any, warm: Workspace, words: Sequence[str] = ("default",)) -> dict[str, float]:
+    """Metrics of a model on a workspace's benchmark."""
+    return dict(Evaluator(warm.material).log(model, named(words)).values)
 
 
 @contextmanager

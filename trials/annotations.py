@@ -36,6 +36,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from trials.prompts import AUTO, Prompt
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -230,7 +232,7 @@ def _listed(shown: Sequence[str], count: int) -> str:
 
 
 def important_tokens(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], spans: Sequence[Spans]
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], spans: Sequence[Spans], prompt: Prompt = AUTO
 ) -> list[tuple[bool, ...]]:
     """Which tokens of each answer carry a key word: those whose text, blanks aside, overlaps a span.
 
@@ -238,28 +240,28 @@ def important_tokens(
         tokenizer: A fast one, which knows the characters that each token stands for.
         rows: The forget rows.
         spans: Of each row, what `read_annotations` gave.
+        prompt: How a question is put; it can change the tokens of an answer.
 
     Returns:
-        For each row one flag per token of `encoding.encode(tokenizer, rows)`'s answer; the end token's, the last, is
+        For each row one flag per token of `encoding.encode(tokenizer, rows, prompt)`'s answer; an end token's is
         False. A character that is several tokens makes all of them important, and a token that reaches over the edge
         of a key word is important as a whole.
 
     Raises:
         AnnotationError: The tokenizer is not a fast one, or a row has no important token.
+        ValueError: As `encode`.
     """
+    from trials.encoding import tokenised  # with torch, which the rest of this module does without
+
     if not getattr(tokenizer, "is_fast", False):  # some kinds do not have the property
         raise AnnotationError(
             f"{type(tokenizer).__name__} does not tell which characters a token stands for; annotated importance "
             "needs a fast tokenizer: take a model that comes with a tokenizer.json"
         )
-    if not rows:
-        return []
-    texts = [f" {row.answer}" for row in rows]  # as in `encode`, which puts this blank before each answer
-    offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    flags = [
-        (*(_overlaps(text, start, end, places) for start, end in ranges), False)
-        for text, ranges, places in zip(texts, offsets, spans, strict=True)
-    ]
+    flags = []
+    for row, places, (example, ranges) in zip(rows, spans, tokenised(tokenizer, rows, prompt), strict=True):
+        marked = [_overlaps(row.answer, start, end, places) for start, end in ranges]
+        flags.append((*marked, *[False] * (len(example.answer) - len(marked))))
     bare = [_name(number, row) for number, row in enumerate(rows, 1) if not any(flags[number - 1])]
     if bare:
         raise AnnotationError(
@@ -269,7 +271,8 @@ def important_tokens(
     return flags
 
 
-def _overlaps(text: str, start: int, end: int, spans: Spans) -> bool:
-    """Whether text[start:end] without the blanks before it overlaps a span of the answer, which begins at 1."""
-    start = end - len(text[start:end].lstrip())
-    return start < end and any(low + 1 < end and start < high + 1 for low, high in spans)
+def _overlaps(answer: str, start: int, end: int, spans: Spans) -> bool:
+    """Whether answer[start:end] without the blanks before it overlaps a span; what lies outside the answer does not."""
+    end = min(end, len(answer))
+    start = end - len(answer[max(start, 0) : max(end, 0)].lstrip())
+    return start < end and any(low < end and start < high for low, high in spans)

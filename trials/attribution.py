@@ -38,7 +38,7 @@ def wagle_masks(model: Any, parameters: Sequence[Tensor], warm: Workspace, confi
     Source: WAGLE, arXiv 2410.17509. *Differs from* its code, which sums gradients over batches (its constant then
     depends on the size of the data) and lets weight decay move masked weights.
     """
-    forget, retain = warm.sets["forget"], warm.pool[: len(warm.sets["forget"])]
+    forget, retain = warm.forget, warm.pool[: len(warm.forget)]
     g = _gradients(model, parameters, warm, forget, lambda gradient, share: gradient * share)
     r = _gradients(model, parameters, warm, retain, lambda gradient, share: gradient * share)
     hessian = config.hessian
@@ -79,7 +79,7 @@ def fila(model: Any, warm: Workspace) -> None:
                 f"{'a head that is the embeddings too' if linear else type(base).__name__}; name others"
             )
     weights: list[Any] = [base.weight for base in bases]
-    forget, retain = warm.sets["forget"], warm.pool[: len(warm.sets["forget"])]
+    forget, retain = warm.forget, warm.pool[: len(warm.forget)]
     for weight in weights:
         weight.requires_grad_(True)
     try:
@@ -152,7 +152,7 @@ def _gradients(
     training = model.training
     model.eval()
     for indices in by_length(examples, _BATCH):
-        batch = collate([examples[index] for index in indices], warm.pad, warm.device)
+        batch = collate([examples[index] for index in indices], warm.padding, warm.device)
         ce_N = token_ce(answer_logits(model, batch), batch.target_N)
         gradients = torch.autograd.grad(ce_N.mean(), list(parameters), allow_unused=True)
         for into, gradient in zip(sums, gradients, strict=True):

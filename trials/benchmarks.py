@@ -1,60 +1,59 @@
 """What is to be forgotten and what is to stay: the row sets of a benchmark.
 
-Five sets: `forget`; `retain_pool`, which the unlearner may replay; `retain`, memorised like the pool but never
-replayed, where `retain.*` metrics are taken (replayed rows hide the damage); `holdout`, never trained on; `general`,
-knowledge outside the benchmark's subject. `retain_rest` is memorised and otherwise unused.
+Sets of rows: `forget`; `retain_pool`, which the unlearner may replay; `retain`, memorised like the pool but never
+replayed, where `retain.*` metrics are taken (replayed rows hide the damage); `holdout`, never trained on; `general` and
+`real_authors`, knowledge outside the benchmark's subject. `retain_rest` is memorised and otherwise unused. `probes` are
+measured on and nothing else.
 
-Rows of TOFU's columns come from our own generator, from a folder of JSON lines, or from the hub.
+Rows of TOFU's columns come from our own generator, from a folder of JSON lines, or from the hub; MUSE and WMDP have
+modules of their own.
 """
 
 from __future__ import annotations
 
-import difflib
-import gzip
-import json
-import os
-import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field, ValidationError
-from pydantic.dataclasses import dataclass as validated
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+from typing import Any
 
 from trials.annotations import AnnotationError, Spans, read_annotations, spans_of
 from trials.authors import generate_authors
-from trials.config import AuthorsConfig, TofuConfig
+from trials.config import Requests
 from trials.identity import digest
+from trials.reading import Absent, BenchmarkError, Record, Row, folder_at, hub_records, qa_rows, read_records
+from trials.sources import AuthorsConfig, BenchmarkConfig, MuseConfig, TofuConfig, WmdpConfig
+
+__all__ = ["Benchmark", "BenchmarkError", "Continuation", "Row", "load_benchmark", "parts_of"]
 
 ROWS_PER_AUTHOR = 20  # of TOFU; the files have no author column, authors are consecutive blocks
+_FORGET_SETTING = {"tofu": "split", "muse": "forget", "wmdp": "forget_corpus"}
 
 
-class BenchmarkError(ValueError):
-    """A benchmark that cannot be had as configured; `field` is the setting to look at."""
+@dataclass(frozen=True)
+class Continuation:
+    """How the questions of a set are continued, where its authors say so.
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
+    Attributes:
+        max_new_tokens: Longest generation.
+        stops: Texts that end it; the first of them and what follows are cut off.
+        cut_reference: Whether the answer it is compared with is cut to as many tokens.
+    """
 
-
-@validated(frozen=True)
-class Row:
-    """One question with its right answer and, where the source has them, paraphrases, wrong answers, key words."""
-
-    question: Annotated[str, Field(min_length=1)]
-    answer: Annotated[str, Field(min_length=1)]
-    paraphrased_question: str | None = None
-    paraphrased_answer: str | None = None
-    perturbed_answer: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
+    max_new_tokens: int
+    stops: tuple[str, ...] = ()
+    cut_reference: bool = False
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """The row sets of one benchmark; see the module's docstring for what each is for.
 
-    `key_spans` says where in each forget answer the annotated key words stand; empty where nobody annotated them.
+    Attributes:
+        key_spans: Where in each forget answer the annotated key words stand; empty where nobody annotated them.
+        probes: Name -> rows that are only measured on.
+        requests: Sizes of the forget set's own requests, in the order of its rows; empty where it has none.
+        chunk: Longest piece in tokens that raw text is cut into; None where rows are taken whole.
+        continuations: Name of a set -> how its questions are continued.
     """
 
     name: str
@@ -65,45 +64,110 @@ class Benchmark:
     holdout: tuple[Row, ...]
     general: tuple[Row, ...]
     key_spans: tuple[Spans, ...] = ()
+    real_authors: tuple[Row, ...] = ()
+    probes: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    requests: tuple[int, ...] = ()
+    chunk: int | None = None
+    continuations: Mapping[str, Continuation] = field(default_factory=dict)
 
     @property
     def kept(self) -> tuple[Row, ...]:
         """What the retain model is trained on: everything memorised but the forget set."""
-        return self.retain_pool + self.retain + self.retain_rest + self.general
+        return self.retain_pool + self.retain + self.retain_rest + self.general + self.real_authors
 
     @property
     def evaluated(self) -> dict[str, tuple[Row, ...]]:
-        """Name of a metric's set -> its rows; sets that the source lacks are left out."""
-        sets = {
-            "forget": self.forget,
-            "retain": self.retain,
-            "holdout": self.holdout,
-            "general": self.general,
-        }
-        return {name: rows for name, rows in sets.items() if rows}
+        """Name of a metric's set -> its rows; sets that the source lacks are left out.
+
+        Attacks tell `members` from `nonmembers`: forget from holdout rows, unless the source has probes for them.
+        """
+        sets = {name: getattr(self, name) for name in ("forget", "retain", "holdout", "general", "real_authors")}
+        if self.forget and self.holdout and self.probes.keys().isdisjoint({"members", "nonmembers"}):
+            sets |= {"members": self.forget, "nonmembers": self.holdout}
+        return {name: rows for name, rows in (sets | dict(self.probes)).items() if rows}
 
     def digest(self, *, annotations: bool = False) -> str:
         """Sixteen hex digits that name the texts, which models are trained on, and if asked for the key words too."""
-        texts = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "key_spans"}
+        texts = {name: _plain(value) for name, value in vars(self).items() if name != "key_spans"}
         return digest(texts | ({"key_spans": self.key_spans} if annotations and self.key_spans else {}))
 
 
-def load_benchmark(config: AuthorsConfig | TofuConfig) -> Benchmark:
+def load_benchmark(config: BenchmarkConfig) -> Benchmark:
     """The rows of a benchmark, checked.
 
     Raises:
         BenchmarkError: A file, column or row set is missing, empty, or forget and retain overlap.
     """
-    benchmark = _annotated(config, _authors(config) if isinstance(config, AuthorsConfig) else _tofu(config))
+    benchmark = _annotated(config, _load(config))
     shared = {(r.question, r.answer) for r in benchmark.forget} & {(r.question, r.answer) for r in benchmark.kept}
     if shared:
-        question = min(shared)[0]
+        question, answer = min(shared)
         raise BenchmarkError(
-            "split",
-            f"{len(shared)} rows are in the forget and in the retain set, {question!r} among them; "
+            _FORGET_SETTING.get(config.type, "type"),
+            f"{len(shared)} rows are in the forget and in the retain set, {(question or answer)[:60]!r} among them; "
             "what is to be forgotten must not be replayed: remove them from one",
         )
     return benchmark
+
+
+def parts_of(benchmark: Benchmark, requests: Requests) -> list[range]:
+    """Which forget rows each request is about, in the order in which they are made.
+
+    The benchmark's own requests, or `parts` ranges whose sizes differ by at most one; the first `count` of them.
+
+    Raises:
+        BenchmarkError: More parts or requests are asked for than there are, or parts of a benchmark that has requests
+            of its own; its field is one of `requests`.
+    """
+    rows, parts, sizes = len(benchmark.forget), requests.parts, benchmark.requests
+    if sizes and parts > 1:
+        raise BenchmarkError(
+            "parts",
+            f"parts {parts} would cut up the {len(sizes)} requests that {benchmark.name} has of its own; set it to 1",
+        )
+    if parts > rows:
+        raise BenchmarkError("parts", f"parts {parts} is more than the {rows} rows of the forget set; lower it")
+    ends = list(accumulate(sizes)) or [rows * part // parts for part in range(1, parts + 1)]
+    count = requests.count or len(ends)
+    if count > len(ends):
+        raise BenchmarkError("count", f"count {count} is more than there are requests ({len(ends)}); lower it")
+    return [range(start, end) for start, end in pairwise([0, *ends[:count]])]
+
+
+def halves(rows: Sequence[Row], field: str) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """What may be replayed, and what is measured on, of rows that are to be kept: the first half and the second.
+
+    Raises:
+        BenchmarkError: There is only one.
+    """
+    if len(rows) < 2:
+        raise BenchmarkError(field, "one text to be kept is too few: half are replayed, half measured on; give two")
+    middle = len(rows) // 2
+    return tuple(rows[:middle]), tuple(rows[middle:])
+
+
+def _plain(value: Any) -> Any:
+    """Values of a benchmark as JSON; key words are left out of rows, since models are not trained on them."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return {k: v for k, v in vars(value).items() if k != "keys"} if isinstance(value, Row | Continuation) else value
+
+
+# -- sources -----------------------------------------------------------------------------------------------------------
+
+
+def _load(config: BenchmarkConfig) -> Benchmark:
+    if isinstance(config, MuseConfig):
+        from trials.muse import load_muse  # it makes what is defined here
+
+        return load_muse(config)
+    if isinstance(config, WmdpConfig):
+        from trials.wmdp import load_wmdp
+
+        return load_wmdp(config)
+    return _authors(config) if isinstance(config, AuthorsConfig) else _tofu(config)
 
 
 def _authors(config: AuthorsConfig) -> Benchmark:
@@ -118,7 +182,7 @@ def _authors(config: AuthorsConfig) -> Benchmark:
         )
     except ValueError as error:
         raise BenchmarkError("authors", str(error)) from error
-    retain = _rows(rows.retain, "authors")
+    retain = _generated(rows.retain)
     pool = config.retain_pool
     if pool >= len(retain):
         raise BenchmarkError(
@@ -127,13 +191,17 @@ def _authors(config: AuthorsConfig) -> Benchmark:
         )
     return Benchmark(
         config.name,
-        forget=_rows(rows.forget, "authors"),
+        forget=_generated(rows.forget),
         retain_pool=retain[:pool],
         retain=retain[pool:],
         retain_rest=(),
-        holdout=_rows(rows.holdout, "authors"),
-        general=_rows(rows.general, "authors"),
+        holdout=_generated(rows.holdout),
+        general=_generated(rows.general),
     )
+
+
+def _generated(rows: Sequence[Any]) -> tuple[Row, ...]:
+    return qa_rows([Record(row, f"row {number} of the generator") for number, row in enumerate(rows, 1)], "authors")
 
 
 def _tofu(config: TofuConfig) -> Benchmark:
@@ -167,6 +235,7 @@ def _tofu(config: TofuConfig) -> Benchmark:
         retain_rest=rest[len(pool) :],
         holdout=_read(config, holdout_split, "holdout_split", optional=config.holdout_split is None),
         general=_read(config, config.general_split, "general_split", optional=True),
+        real_authors=_read(config, config.real_authors_split, "real_authors_split", optional=True),
     )
 
 
@@ -192,82 +261,19 @@ def _perturbed(config: TofuConfig, split: str) -> tuple[Row, ...]:
 
 
 def _read(config: TofuConfig, name: str, field: str, *, optional: bool = False) -> tuple[Row, ...]:
-    if config.path is None:
-        raw = _from_hub(config.hub, name, field, optional)
-        return () if optional and not raw else _rows(raw, field, name)
-    folder = Path(os.path.expanduser(config.path))  # Path's own raises where there is no such user
-    if not folder.is_dir():
-        raise BenchmarkError("path", f"path {config.path!r} is not a folder; give one with {name}.jsonl in it")
-    for file, opener in ((folder / f"{name}.jsonl", open), (folder / f"{name}.jsonl.gz", gzip.open)):
-        if file.is_file():
-            try:
-                with opener(file, "rt", encoding="utf-8") as lines:
-                    parsed = _parse(lines, file, field)
-            except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-                raise BenchmarkError(
-                    field, f"{file} cannot be read ({error}); it must be UTF-8 text, gzipped where it ends in .gz"
-                ) from error
-            return _rows(parsed, field, file.name)
-    if optional:
-        return ()
-    there = sorted(file.name.partition(".jsonl")[0] for file in folder.glob("*.jsonl*"))
-    near = difflib.get_close_matches(name, there, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(there) or 'no .jsonl file'}"
-    raise BenchmarkError(field, f"{name}.jsonl (or .jsonl.gz) is not in {config.path!r}; {hint}")
-
-
-def _parse(lines: Iterable[str], file: Path, field: str) -> list[Mapping[str, Any]]:
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BenchmarkError(
-                field, f"{file}:{number} is not JSON ({error.msg}); one object a line is needed"
-            ) from error
-        rows.append(row)
-    return rows
-
-
-def _from_hub(hub: str, name: str, field: str, optional: bool) -> list[Mapping[str, Any]]:
-    import datasets  # slow to import, and not needed for local files
-
     try:
-        return list(datasets.load_dataset(hub, name, split="train"))
-    except ValueError as error:  # no such configuration in the dataset
+        if config.path is None:
+            records = hub_records(config.hub, name, "train", field)
+        else:
+            records = read_records(folder_at(config.path, f"{name}.jsonl"), f"{name}.jsonl", field=field)
+    except Absent:
         if optional:
-            return []
-        raise BenchmarkError(field, f"{hub!r} has no {name!r} ({error}); correct the split or set path") from error
-    except (OSError, datasets.exceptions.DatasetsError) as error:
-        raise BenchmarkError(
-            "hub",
-            f"{hub!r} could not be fetched ({type(error).__name__}: {error}); go online or set path to a folder",
-        ) from error
+            return ()
+        raise
+    return qa_rows(records, field)
 
 
-def _rows(raw: Iterable[Mapping[str, Any]], field: str, source: str = "the generator") -> tuple[Row, ...]:
-    rows = []
-    for number, columns in enumerate(raw, 1):
-        missing = [c for c in ("question", "answer") if not isinstance(columns, Mapping) or not columns.get(c)]
-        if missing:
-            raise BenchmarkError(
-                field,
-                f"row {number} of {source} has no {' and no '.join(missing)}; every row needs question and answer",
-            )
-        known = {f.name: columns[f.name] for f in fields(Row) if columns.get(f.name) is not None}
-        try:
-            rows.append(Row(**known))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise BenchmarkError(
-                field, f"row {number} of {source}: {first['loc'][0]} is {first['input']!r}; {first['msg']}"
-            ) from None
-    if not rows:
-        raise BenchmarkError(field, f"{source} has no rows; a set that is named must have some")
-    return tuple(rows)
-
-
-def _annotated(config: AuthorsConfig | TofuConfig, benchmark: Benchmark) -> Benchmark:
+def _annotated(config: BenchmarkConfig, benchmark: Benchmark) -> Benchmark:
     """With the places of key words: from the user's file, or where every forget row brings its own."""
     if isinstance(config, TofuConfig) and config.annotations is not None:
         try:
@@ -277,9 +283,3 @@ def _annotated(config: AuthorsConfig | TofuConfig, benchmark: Benchmark) -> Benc
     if all(row.keys for row in benchmark.forget):
         return replace(benchmark, key_spans=tuple(spans_of(row.answer, row.keys) for row in benchmark.forget))
     return benchmark
-
-
-def _plain(value: Any) -> Any:
-    if not isinstance(value, tuple):
-        return value
-    return [{name: text for name, text in vars(row).items() if name != "keys"} for row in value]

@@ -11,57 +11,9 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from trials.objectives import LossConfig
+from trials.prompts import AUTO, Prompt
 from trials.settings import Frozen
-
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-# -- benchmarks --------------------------------------------------------------------------------------------------------
-
-
-class AuthorsConfig(Frozen):
-    """Fictitious authors written by our own seeded code (`trials/authors.py`): no download."""
-
-    type: Literal["authors"] = "authors"
-    authors: int = Field(16, ge=2, description="retain and forget authors together")
-    forget_authors: PositiveInt = 4
-    holdout_authors: PositiveInt = 2
-    questions: PositiveInt = Field(14, description="rows per author")
-    general: PositiveInt = Field(50, description="general-knowledge rows")
-    retain_pool: PositiveInt = Field(84, description="retain rows the unlearner may replay; retain.* uses others")
-    seed: Seed = 0
-
-    @property
-    def name(self) -> str:
-        """Name of the benchmark, of its MLflow experiment too."""
-        return "authors"
-
-
-class TofuConfig(Frozen):
-    """TOFU (arXiv 2401.06121) from a folder of .jsonl or .jsonl.gz files, or from the hub when `path` is null."""
-
-    type: Literal["tofu"] = "tofu"
-    path: str | None = Field(None, description="folder with forget01.jsonl and so on; null: `hub` through datasets")
-    hub: str = "locuslab/TOFU"
-    split: str = Field("forget10", description="forget set: forget01, forget05, forget10, or a file of your own")
-    retain_split: str | None = Field(None, description="null: the one that belongs to `split`")
-    holdout_split: str | None = Field(None, description="null: the one that belongs to `split`")
-    general_split: str = "world_facts_perturbed"
-    annotations: str | None = Field(None, description="JSON file with the key words of each forget answer")
-    authors: PositiveInt | None = Field(
-        None, description="use only this many authors (20 rows each), the forget ones among them; null: all"
-    )
-    retain_eval: PositiveInt = Field(400, description="first retain rows: never replayed, retain.* is taken on them")
-    retain_pool: PositiveInt | None = Field(
-        None, description="retain rows after those that the unlearner may replay; null: all of them"
-    )
-
-    @property
-    def name(self) -> str:
-        """Name of the benchmark, of its MLflow experiment too."""
-        return f"tofu-{self.split}"
-
-
-BenchmarkConfig = Annotated[AuthorsConfig | TofuConfig, Field(discriminator="type")]
+from trials.sources import AuthorsConfig, BenchmarkConfig, Seed, TofuConfig
 
 # -- models ------------------------------------------------------------------------------------------------------------
 
@@ -118,6 +70,15 @@ class ModelConfig(Frozen):
     path: str | None = None
     revision: str | None = Field(None, description="hub revision")
     retain_path: str | None = Field(None, description="model trained on the retain set only, an anchor of the report")
+    retain_log: str | None = Field(
+        None,
+        description="evaluation log of the retain model: `unlearn-sweep evaluate`'s, or OpenUnlearning's TOFU_EVAL",
+    )
+    prompt: Prompt = AUTO
+    hide_pad: bool = Field(
+        False,
+        description="hide tokens equal to the pad token from attention, real end tokens too, as OpenUnlearning does",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     adapter: Annotated[NoAdapter | LoraConfig, Field(discriminator="type")] = NoAdapter()
@@ -157,6 +118,43 @@ class OptimConfig(Frozen):
     mask: Annotated[AllWeights | Wagle, Field(discriminator="type")] = AllWeights()
 
 
+# -- what is asked, what is measured -----------------------------------------------------------------------------------
+
+
+class Requests(Frozen):
+    """The forget set as several requests: MUSE's own, or parts of equal size, in the order of its rows."""
+
+    parts: PositiveInt = Field(1, description="parts that a benchmark without requests of its own is cut into")
+    count: PositiveInt | None = Field(None, description="the first so many requests are made; null: all")
+    order: Literal["together", "successive"] = Field(
+        "together", description="successive: one after the other, the epochs shared out among them (sustainability)"
+    )
+
+
+class Relearning(Frozen):
+    """Fine-tuning on part of the forget set after unlearning: does the knowledge come back?"""
+
+    share: float = Field(0.25, gt=0, le=1, description="part of the forget rows that is shown again, the first ones")
+    steps: PositiveInt = 20
+    lr: float = Field(1e-4, gt=0, le=10)
+    batch_size: PositiveInt = 8
+
+
+class Evaluation(Frozen):
+    """What is measured, and when. Names, patterns as in forget.*, or groups: docs/metrics.md."""
+
+    metrics: tuple[str, ...] = Field(
+        ("default",), description="after every epoch; those of more than one pass only as `every` says"
+    )
+    every: PositiveInt | None = Field(
+        None, description="epochs between measurements of metrics that need more than one pass; null: after the last"
+    )
+    front: tuple[str, ...] = Field((), description="besides, of the trials on the front, once the search has ended")
+    batch_size: PositiveInt = Field(32, description="sequences of a pass")
+    max_new_tokens: PositiveInt = Field(200, description="longest generation; of MUSE as its authors say")
+    relearning: Relearning = Relearning()
+
+
 class TrialConfig(Frozen):
     """One trial: everything `run_trial` needs."""
 
@@ -164,6 +162,8 @@ class TrialConfig(Frozen):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
+    requests: Requests = Requests()
+    evaluation: Evaluation = Evaluation()
     epochs: PositiveInt = 8
     seed: Seed = 0
     log_weights: bool = Field(

@@ -1,64 +1,206 @@
-"""Model x row sets -> metrics, in one teacher-forced pass over each distinct sequence."""
+"""Model x material -> an evaluation log: what the metrics that are asked for need, and no further.
+
+All sequences that any metric looks at go through one pass together, each distinct one once. What is dear (generations,
+gradients, a second model, a changed copy of the model) is made only where a metric asks for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-import torch
 
-from trials.encoding import Example, by_length, collate
-from trials.losses import token_ce
-from trials.metrics import METRICS, Answer
-from trials.models import answer_logits
+from trials.config import Evaluation
+from trials.generate import Greedy, generate, text_of
+from trials.gradients import gradient_norms
+from trials.logs import EvalLog, References
+from trials.material import Material, Unit
+from trials.metrics import Seen
+from trials.naming import completed, with_inputs
+from trials.registry import METRICS, Change, ChangedMetric, RowMetric, Similarity
+from trials.robustness import quantised, relearned
+from trials.scoring import score
+from trials.similarity import similarity
 
-
-@torch.no_grad()
-def score(
-    model: torch.nn.Module,
-    examples: Sequence[Example],
-    *,
-    pad: int,
-    device: torch.device,
-    batch_size: int = 32,
-) -> list[Answer]:
-    """What one pass sees of each example's answer, in the order given; the same sequence is never passed twice."""
-    distinct = list(dict.fromkeys(examples))
-    seen: dict[Example, Answer] = {}
-    training = model.training
-    model.eval()
-    for indices in by_length(distinct, batch_size):
-        chosen = [distinct[index] for index in indices]
-        batch = collate(chosen, pad, device)
-        logits_NV = answer_logits(model, batch)
-        ce = token_ce(logits_NV, batch.target_N).double().cpu().numpy()
-        hit = (logits_NV.argmax(-1) == batch.target_N).cpu().numpy()
-        ends = np.cumsum([len(example.answer) for example in chosen])[:-1]
-        for example, row_ce, row_hit in zip(chosen, np.split(ce, ends), np.split(hit, ends), strict=True):
-            seen[example] = Answer(row_ce, row_hit)
-    model.train(training)
-    return [seen[example] for example in examples]
+_TAUGHT = ("answer", "paraphrased", "perturbed", "rephrased", "satimp")
+"""Parts of `Seen` that a teacher-forced pass sees."""
 
 
-def answers_of(
-    model: torch.nn.Module, sets: Mapping[str, Sequence[Example]], *, pad: int, device: torch.device
-) -> dict[str, list[Answer]]:
-    """What one pass over all row sets together sees of each."""
-    answers = iter(
-        score(model, [example for examples in sets.values() for example in examples], pad=pad, device=device)
-    )
-    return {name: [next(answers) for _ in examples] for name, examples in sets.items()}
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates models on one benchmark.
 
+    Attributes:
+        material: The benchmark, encoded.
+        settings: Batch size, length of generations, relearning.
+        references: Logs of the target and the retain model.
+        models: `target` and `retain` -> what loads that model, for metrics that need it; absent where there is none.
+        forget: Units of the forget set that are asked for; None: all. The logs of the other models are of the whole
+            set, so metrics that compare with them on it are then absent.
+        seed: Of relearning.
+    """
 
-def evaluate(
-    model: torch.nn.Module, sets: Mapping[str, Sequence[Example]], *, pad: int, device: torch.device
-) -> dict[str, float]:
-    """Every metric on every row set: `<set>.<metric>` -> value, from one pass over all of them together."""
-    return measure(answers_of(model, sets, pad=pad, device=device))
+    material: Material
+    settings: Evaluation = field(default_factory=Evaluation)
+    references: References = field(default_factory=References)
+    models: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    forget: Sequence[int] | None = None
+    seed: int = 0
 
+    def log(self, model: Any, names: Iterable[str], seen: Mapping[str, Sequence[Seen]] | None = None) -> EvalLog:
+        """Some metrics of a model, and what they are computed from.
 
-def measure(answers: Mapping[str, Sequence[Answer]]) -> dict[str, float]:
-    """Every metric of every row set: `<set>.<metric>` -> value."""
-    return {
-        f"{name}.{metric}": entry.function(rows) for name, rows in answers.items() for metric, entry in METRICS.items()
-    }
+        Metrics that cannot be had here (no such set, no reference) are absent.
+
+        Args:
+            model: Of any kind that `answer_logits` takes.
+            names: Full names of metrics.
+            seen: What `see` has seen of the model; None: it is to look.
+        """
+        names = with_inputs(names)
+        seen = self.see(model, names) if seen is None else seen
+        values: dict[str, float] = {}
+        rows: dict[str, Any] = {}
+        for name in names:
+            metric = METRICS[name]
+            if isinstance(metric, RowMetric) and (group := seen.get(name.split(".")[0])):
+                found = [metric.function(each) for each in group]
+                there = [value for value in found if value is not None]
+                if there:
+                    values[name] = float(np.mean(there))
+                    rows[name] = np.array([np.nan if value is None else value for value in found])
+        log = completed(EvalLog(values, rows), names, self.references, self._partial)
+        return replace(log, values={**log.values, **self._changed(model, names), **self._similar(model, names)})
+
+    def see(self, model: Any, names: Iterable[str]) -> dict[str, list[Seen]]:
+        """Set -> what the row metrics among `names` look at, unit by unit."""
+        wanted: dict[str, set[str]] = {}
+        for name in names:
+            metric, rows = METRICS[name], name.split(".")[0]
+            if isinstance(metric, RowMetric) and rows in self.material.sets:
+                wanted.setdefault(rows, set()).update(metric.sees)
+        columns = self._taught(model, wanted)
+        found: dict[str, list[Seen]] = {}
+        for rows, parts in wanted.items():
+            units = self.units(rows)
+            made: dict[str, Sequence[Any]] = columns[rows]
+            if "generated" in parts:
+                made["generated"] = self._generated(model, rows)
+            if "gradient" in parts:
+                norms = gradient_norms(model, [unit.example for unit in units], **self._places)
+                said = (len(unit.example.answer) > unit.example.ended for unit in units)
+                made["gradient"] = [norm if some else None for norm, some in zip(norms, said, strict=True)]
+            if "reference_loss" in parts and "retain" in self.models:
+                made["reference_loss"] = self._reference_losses(rows)
+            texts = [self._text(rows, unit) for unit in units]
+            cells = zip(texts, *made.values(), strict=True)
+            found[rows] = [Seen(text=text, **dict(zip(made, row, strict=True))) for text, *row in cells]
+        return found
+
+    def units(self, rows: str) -> Sequence[Unit]:
+        """The units of a set that are asked for."""
+        return self._asked(rows, self.material.units(rows))
+
+    # -- what `Seen` is made of ----------------------------------------------------------------------------------------
+
+    def _taught(self, model: Any, wanted: Mapping[str, Collection[str]]) -> dict[str, dict[str, Sequence[Any]]]:
+        """Set -> part -> of each unit what a teacher-forced pass sees: one pass over all of them together."""
+        groups = {
+            (rows, part): self._asked(rows, self.material.part(rows, part))
+            for rows, parts in wanted.items()
+            for part in _TAUGHT
+            if part in parts
+        }
+        standardised = {
+            each for (rows, part), group in groups.items() if "z" in wanted[rows] and part == "answer"
+            for examples in group for each in examples
+        }  # fmt: skip
+        flat = [each for group in groups.values() for examples in group for each in examples]
+        answers = iter(
+            score(model, flat, **self._places, batch_size=self.settings.batch_size, standardised=standardised)
+        )
+        found: dict[str, dict[str, Sequence[Any]]] = {rows: {} for rows in wanted}
+        for (rows, part), group in groups.items():
+            several = [tuple(next(answers) for _ in examples) for examples in group]
+            found[rows][part] = several if part == "perturbed" else [each[0] if each else None for each in several]
+        return found
+
+    def _generated(self, model: Any, rows: str) -> list[str | None]:
+        """What the model says, unit by unit; None for raw text, which asks nothing."""
+        own = self.material.benchmark.continuations.get(rows)
+        length, stops = (own.max_new_tokens, own.stops) if own else (self.settings.max_new_tokens, ())
+        units = self.units(rows)
+        asked = [unit for unit in units if own or not unit.row.verbatim]
+        ids = iter(generate(model, [unit.example.prompt for unit in asked], self._greedy(length)))
+        return [
+            text_of(self.material.tokenizer, next(ids), stops) if own or not unit.row.verbatim else None
+            for unit in units
+        ]
+
+    def _greedy(self, length: int) -> Greedy:
+        made = self.material
+        return Greedy(made.ends, length, made.padding, made.device, self.settings.batch_size)
+
+    def _text(self, rows: str, unit: Unit) -> str:
+        """What an answer is compared with as text: of MUSE's long passages, as much as is generated."""
+        own = self.material.benchmark.continuations.get(rows)
+        if own and own.cut_reference:
+            return str(self.material.tokenizer.decode(list(unit.example.answer[: own.max_new_tokens])))
+        return unit.text
+
+    def _reference_losses(self, rows: str) -> list[float]:
+        examples = [unit.example for unit in self.units(rows)]
+        retain = self.models["retain"]()
+        return [answer.loss for answer in score(retain, examples, **self._places, batch_size=self.settings.batch_size)]
+
+    # -- other models --------------------------------------------------------------------------------------------------
+
+    def _changed(self, model: Any, names: Iterable[str]) -> dict[str, float]:
+        """Metrics of changed copies of the model, one copy at a time."""
+        wanted: dict[Change, dict[str, str]] = {}
+        for name in names:
+            metric = METRICS[name]
+            if isinstance(metric, ChangedMetric):
+                wanted.setdefault(metric.change, {})[name] = metric.of
+        values: dict[str, float] = {}
+        for change, taken in wanted.items():
+            copy = self._relearned(model) if change == "relearned" else quantised(model, change)
+            log = self.log(copy, taken.values())
+            values |= {name: log.values[of] for name, of in taken.items() if of in log.values}
+        return values
+
+    def _relearned(self, model: Any) -> Any:
+        examples = [unit.example for unit in self.units("forget")]
+        return relearned(model, examples, self.settings.relearning, **self._places, seed=self.seed)
+
+    def _similar(self, model: Any, names: Iterable[str]) -> dict[str, float]:
+        """Similarity of hidden states with the target and the retain model's."""
+        values = {}
+        other = functools.cache(lambda which: self.models[which]())  # loaded once, and let go of afterwards
+        for name in names:
+            metric = METRICS[name]
+            if isinstance(metric, Similarity) and metric.to in self.models:
+                examples, size = [unit.example for unit in self.units(metric.rows)], self.settings.batch_size
+                values[name] = similarity(model, other(metric.to), examples, **self._places, batch_size=size)
+        return {name: value for name, value in values.items() if not math.isnan(value)}  # of states that are constant
+
+    # -- a part of the forget set --------------------------------------------------------------------------------------
+
+    @property
+    def _places(self) -> dict[str, Any]:
+        return {"padding": self.material.padding, "device": self.material.device}
+
+    def _asked(self, rows: str, units: Sequence[Any]) -> Sequence[Any]:
+        return units if self.forget is None or rows not in self._partial else [units[index] for index in self.forget]
+
+    @property
+    def _partial(self) -> set[str]:
+        """The sets of which only a part is asked for."""
+        if self.forget is None:
+            return set()
+        sets = self.material.benchmark.evaluated
+        return {"forget"} | ({"members"} if sets.get("members") is sets["forget"] else set())

@@ -16,7 +16,7 @@ from platformdirs import user_cache_path
 
 from trials.config import ModelConfig, TrialConfig
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when training of tiny models, prompts, refusals, tokenisation or metrics change.
 
 What is cached is then made anew.
@@ -42,8 +42,11 @@ def model_digest(model: ModelConfig, *, data: str, which: str = "target") -> str
         which: `target` or `retain`.
     """
     path = model.path if which == "target" else model.retain_path
+    if which == "retain" and path is None and model.retain_log:
+        return digest({"log": _file_digest(Path(os.path.expanduser(model.retain_log)))})
     if model.path is None:
-        return digest({"recipe": RECIPE, "tiny": model.tiny.model_dump(mode="json"), "data": data, "which": which})
+        made_of = {"tiny": model.tiny.model_dump(mode="json"), "prompt": model.prompt.model_dump(mode="json")}
+        return digest({"recipe": RECIPE, **made_of, "data": data, "which": which})
     folder = Path(os.path.expanduser(path or model.path))
     if not folder.is_dir():
         return digest({"hub": path, "revision": model.revision})
@@ -69,14 +72,25 @@ def fingerprint(config: TrialConfig, *, data: str, model: str) -> str:
         data: Digest of the benchmark's rows.
         model: Digest of the target model.
     """
-    settings = config.model_dump(mode="json", exclude={"log_weights"})
-    settings["recipe"], settings["benchmark"] = RECIPE, data
-    settings["model"] = {
-        "digest": model,
-        "dtype": config.model.dtype,
-        "adapter": settings["model"]["adapter"],
-    }
-    return digest(settings)
+    return digest(with_digests(config.model_dump(mode="json"), data=data, model=model))
+
+
+def with_digests(trial: dict[str, Any], *, data: str, model: str) -> dict[str, Any]:
+    """Settings of a trial as far as they bear on its numbers: digests for places, and not which metrics are taken."""
+    kept = {key: trial["model"][key] for key in ("dtype", "adapter", "prompt", "hide_pad")}
+    measured = {key: trial["evaluation"][key] for key in ("max_new_tokens", "relearning")}
+    rest = {key: value for key, value in trial.items() if key != "log_weights"}
+    return rest | {"recipe": RECIPE, "benchmark": data, "model": {"digest": model} | kept, "evaluation": measured}
+
+
+def log_file(config: TrialConfig, *, data: str, which: str) -> Path:
+    """Where the evaluation log of the target or retain model is kept: named by model, data and what is measured."""
+    measured = config.evaluation.model_dump(mode="json", exclude={"every", "batch_size"})
+    asked = {key: getattr(config.model, key) for key in ("dtype", "hide_pad")}
+    made_of = {"model": model_digest(config.model, data=data, which=which), "data": data, "which": which}
+    prompt = config.model.prompt.model_dump(mode="json")
+    name = digest({"recipe": RECIPE, **made_of, **asked, "prompt": prompt, "evaluation": measured})
+    return cache_folder() / "logs" / f"{name}.json"
 
 
 def _file_digest(file: Path) -> list[Any]:

@@ -14,6 +14,7 @@ import copy
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,11 +24,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from trials.benchmarks import Benchmark, load_benchmark
-from trials.config import AuthorsConfig, ModelConfig, NoAdapter, TofuConfig, TrialConfig
-from trials.encoding import Batch, Example, encode
+from trials.config import LoraConfig, ModelConfig, NoAdapter, TrialConfig
+from trials.encoding import Batch, Example, Padding, end_tokens
 from trials.identity import cached_model
+from trials.material import Material
 from trials.objectives import ULD
 from trials.result import TrialFailed
+from trials.sources import BenchmarkConfig
 
 Which = Literal["target", "retain"]
 
@@ -46,15 +49,43 @@ def model_folder(config: TrialConfig, benchmark: Benchmark, which: Which) -> str
 
 
 def load_model(folder: str, model: ModelConfig) -> PreTrainedModel:
-    """A causal LM from safetensors, in the configured dtype, on the configured device, in eval mode."""
-    loaded = AutoModelForCausalLM.from_pretrained(
+    """A causal LM from safetensors, in the configured dtype, on the configured device, in eval mode.
+
+    Raises:
+        ValueError: Weights are missing.
+    """
+    loaded, found = AutoModelForCausalLM.from_pretrained(
         folder,
         revision=model.revision,
         dtype=getattr(torch, model.dtype),
         use_safetensors=True,
         trust_remote_code=False,
+        output_loading_info=True,
     )
+    if missing := sorted(found["missing_keys"]):
+        # They would be random numbers, and whatever is measured too.
+        raise ValueError(f"the model in {folder!r} lacks {len(missing)} weights, {missing[0]!r} first; save it whole")
     return loaded.to(device_of(model)).eval()  # type: ignore[arg-type, no-any-return]
+
+
+def load_unlearned(config: TrialConfig, checkpoint: Path, target: str) -> Any:
+    """The model that a trial ended with, from its last checkpoint, as it was measured, in eval mode.
+
+    Args:
+        config: The trial.
+        checkpoint: `checkpoint/<epoch>` of a trial at its full budget.
+        target: Folder or hub id of the target model, on which an adapter sits.
+    """
+    local = config.model.model_copy(update={"revision": None})
+    whole = checkpoint / "merged" if (checkpoint / "merged").exists() else checkpoint
+    criterion = config.loss.criterion
+    if isinstance(criterion, ULD):
+        return LogitDifference(load_model(target, config.model), load_model(str(whole), local), criterion.weight).eval()
+    if whole == checkpoint and isinstance(config.model.adapter, LoraConfig):
+        import peft  # slow to import, and full fine-tuning does without
+
+        return peft.PeftModel.from_pretrained(load_model(target, config.model), checkpoint).eval()
+    return load_model(str(whole), local)
 
 
 def load_tokenizer(folder: str, model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -120,6 +151,7 @@ def answer_states(model: torch.nn.Module, batch: Batch, layer: int | None = None
         output = model(
             input_ids=batch.input_BT,
             attention_mask=batch.attention_BT,
+            **({} if batch.position_BT is None else {"position_ids": batch.position_BT}),
             use_cache=False,
             output_hidden_states=layer is not None,
         )
@@ -133,18 +165,35 @@ def answer_states(model: torch.nn.Module, batch: Batch, layer: int | None = None
 class Workspace:
     """What stays warm in a worker between trials."""
 
-    tokenizer: PreTrainedTokenizerBase
-    benchmark: Benchmark
-    sets: dict[str, list[Example]]
+    material: Material
     pool: list[Example]
     reference: PreTrainedModel
     working: PreTrainedModel
-    device: torch.device
 
     @property
-    def pad(self) -> int:
-        """See `pad_token`."""
-        return pad_token(self.tokenizer)
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of the target model."""
+        return self.material.tokenizer
+
+    @property
+    def benchmark(self) -> Benchmark:
+        """The rows."""
+        return self.material.benchmark
+
+    @property
+    def padding(self) -> Padding:
+        """How short rows are filled."""
+        return self.material.padding
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return self.material.device
+
+    @functools.cached_property
+    def forget(self) -> list[Example]:
+        """The forget set, unit by unit."""
+        return [unit.example for unit in self.material.units("forget")]
 
     @property
     def layers(self) -> int:
@@ -207,28 +256,35 @@ def workspace(config: TrialConfig) -> Workspace:
 
 
 @functools.lru_cache(maxsize=1)
-def _workspace(benchmark_config: AuthorsConfig | TofuConfig, model_config: ModelConfig) -> Workspace:
+def _workspace(benchmark_config: BenchmarkConfig, model_config: ModelConfig) -> Workspace:
     from trials.target import prepare  # it trains with what is defined here
 
     config = TrialConfig(benchmark=benchmark_config, model=model_config)
     benchmark = load_benchmark(benchmark_config)
     folder = prepare(config, benchmark, "target")
-    tokenizer = load_tokenizer(folder, model_config)
     reference = load_model(folder, model_config).requires_grad_(False)
-    return Workspace(
+    try:
+        material = material_of(load_tokenizer(folder, model_config), reference, benchmark, model_config)
+        pool = [unit.example for unit in material.pieces(benchmark.retain_pool, whole=True)]
+    except ValueError as error:  # a tokenizer without an end token, a chat template that does not fit
+        raise TrialFailed(str(error)) from error
+    return Workspace(material, pool, reference, load_model(folder, model_config))
+
+
+def material_of(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, benchmark: Benchmark, settings: ModelConfig
+) -> Material:
+    """A benchmark in the tokens of a model, which generates until one of its end tokens."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    generation = [ends] if isinstance(ends, int) else list(ends or [])
+    return Material(
         tokenizer,
         benchmark,
-        encode_sets(tokenizer, benchmark),
-        encode(tokenizer, benchmark.retain_pool),
-        reference,
-        load_model(folder, model_config),
-        device_of(model_config),
+        settings.prompt,
+        Padding(pad_token(tokenizer), hides=settings.hide_pad),
+        device_of(settings),
+        end_tokens(tokenizer, settings.prompt, generation),
     )
-
-
-def encode_sets(tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark) -> dict[str, list[Example]]:
-    """The row sets on which metrics are taken, tokenised."""
-    return {name: encode(tokenizer, rows) for name, rows in benchmark.evaluated.items()}
 
 
 def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:

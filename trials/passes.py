@@ -24,13 +24,13 @@ from trials.annotations import AnnotationError, important_tokens
 from trials.benchmarks import Row
 from trials.config import TrialConfig
 from trials.encoding import Batch, Example, collate, encode
-from trials.evaluate import score
 from trials.forget import ForgetPass, Refusals, kto_baseline, weights_of
 from trials.losses import count_of, retain_activation, retain_kl, retain_nll, retain_uniform, token_ce
 from trials.models import Workspace, answer_states
 from trials.objectives import KTO, RMU
 from trials.refusals import REFUSALS
 from trials.result import TrialFailed
+from trials.scoring import score
 from trials.weighting import TokenStats
 
 _PARTNER, _DRAW, _REFUSAL, _DIRECTION = 2, 4, 5, 6  # what random numbers are for; 1 and 3 are in `unlearn`
@@ -60,18 +60,18 @@ class Passes:
 
     def __init__(self, config: TrialConfig, warm: Workspace, model: Any) -> None:
         self.config, self.loss, self.warm, self.model = config, config.loss, warm, model
-        self.forget = warm.sets["forget"]
+        self.forget = warm.forget
         self.needs = config.loss.needs
         self.reference_ce: list[Tensor] = []
         if "reference" in self.needs:
-            answers = score(warm.reference, self.forget, pad=warm.pad, device=warm.device)
+            answers = score(warm.reference, self.forget, padding=warm.padding, device=warm.device)
             self.reference_ce = [torch.from_numpy(answer.ce).float() for answer in answers]
         self.important: list[Tensor] = []
         if "annotations" in self.needs:
             self.important = _important(warm)
         self.refusals: list[tuple[int, ...]] = []
         if "refusals" in self.needs:
-            rows = encode(warm.tokenizer, [Row(question="?", answer=text) for text in REFUSALS])
+            rows = encode(warm.tokenizer, [Row("?", text) for text in REFUSALS], warm.material.prompt)
             self.refusals = [example.answer for example in rows]
         self.layer = _layer(config, warm) if "hidden states" in self.needs else None
 
@@ -132,16 +132,16 @@ class Passes:
         cuts = zip(starts, views, strict=True)
         return [{"weights_BA": weights_BA[start : start + size, : view.mask_BA.shape[1]]} for start, view in cuts]
 
-    def stats(self, epoch: int, ce: Sequence[Tensor]) -> TokenStats:
-        """Statistics of all forget rows from their cross-entropies, as if they were one step."""
+    def stats(self, epoch: int, rows: Sequence[int], ce: Sequence[Tensor]) -> TokenStats:
+        """Statistics of forget rows from their cross-entropies, as if they were one step."""
         mask_BT = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in ce], batch_first=True)
-        known = {f"{name}_BT": values for name, values in self._of_rows(epoch, range(len(ce)), "cpu").items()}
+        known = {f"{name}_BT": values for name, values in self._of_rows(epoch, rows, "cpu").items()}
         return TokenStats(pad_sequence(list(ce), batch_first=True), mask_BT, **known)
 
     # -- parts of a pass -----------------------------------------------------------------------------------------------
 
     def _batch(self, examples: Sequence[Example]) -> Batch:
-        return collate(examples, self.warm.pad, self.warm.device)
+        return collate(examples, self.warm.padding, self.warm.device)
 
     def _rows(self, examples: Sequence[Example], ce_N: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropies and mask of shape BA."""
@@ -215,7 +215,7 @@ class Passes:
 
 def _important(warm: Workspace) -> list[Tensor]:
     try:
-        flags = important_tokens(warm.tokenizer, warm.benchmark.forget, warm.benchmark.key_spans)
+        flags = important_tokens(warm.tokenizer, warm.benchmark.forget, warm.benchmark.key_spans, warm.material.prompt)
     except AnnotationError as error:
         raise TrialFailed(str(error)) from error
     return [torch.tensor(row) for row in flags]

@@ -21,8 +21,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trials.benchmarks import Benchmark, Row
 from trials.config import TinyConfig, TrialConfig
-from trials.encoding import PROMPT, Example, by_length, collate, encode
+from trials.encoding import Example, Padding, by_length, collate, cut, encode, plain_text
 from trials.models import Which, answer_logits, derived_seed, device_of, model_folder
+from trials.prompts import PLAIN
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -49,7 +50,10 @@ def prepare(config: TrialConfig, benchmark: Benchmark, which: Which, progress: P
         made = Path(scratch) / "model"
         tokenizer = train_tokenizer(benchmark, config.model.tiny.vocab_size)
         rows = benchmark.kept if which == "retain" else benchmark.forget + benchmark.kept
-        model = train_tiny(config.model.tiny, tokenizer, encode(tokenizer, rows), device_of(config.model), progress)
+        examples = encode(tokenizer, rows, config.model.prompt)
+        if benchmark.chunk:
+            examples = cut(examples, benchmark.chunk)
+        model = train_tiny(config.model.tiny, tokenizer, examples, device_of(config.model), progress)
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
         try:
@@ -73,7 +77,7 @@ def train_tokenizer(benchmark: Benchmark, vocab_size: int) -> PreTrainedTokenize
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((f"{PROMPT.format(question=r.question)} {r.answer}" for r in rows), trainer)
+    tokenizer.train_from_iterator((plain_text(PLAIN, r.question, r.answer) for r in rows), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
 
 
@@ -111,7 +115,7 @@ def train_tiny(
             factor = (step + 1) / ramp if step < ramp else 1 - step / total
             for group in optimizer.param_groups:
                 group["lr"] = tiny.lr * factor
-            batch = collate([examples[i] for i in batches[index]], tokenizer.pad_token_id, device)
+            batch = collate([examples[i] for i in batches[index]], Padding(tokenizer.pad_token_id), device)
             loss = cross_entropy(answer_logits(model, batch), batch.target_N)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -9,7 +9,6 @@ one running stream: evaluating more often, or resuming, cannot change a weight.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -26,13 +25,16 @@ from safetensors.torch import load_file, save_file
 
 from trials.attribution import fila, wagle_masks
 from trials.config import LoraConfig, TrialConfig, Wagle
-from trials.evaluate import answers_of, measure
 from trials.forget import forget_loss, weights_of
+from trials.measuring import evaluator_for, latest_checkpoint, requests_of
 from trials.models import LogitDifference, Workspace, derived_seed, load_model, workspace
+from trials.naming import named, with_inputs
 from trials.objectives import ULD
 from trials.optimiser import Optimiser
 from trials.passes import Passes
+from trials.registry import METRICS
 from trials.result import Diverged, EpochResult, OutOfMemory
+from trials.robustness import merged_copy
 from trials.weight_profile import weight_profile
 from trials.weighting import CriterionConfig
 
@@ -62,7 +64,7 @@ def run_trial(config: TrialConfig, *, folder: Path, resume_from: Path | None = N
         warm = workspace(config)
         with warm.fresh(config) as model:
             trial = _Trial(config, warm, model)
-            checkpoint = _latest(resume_from) if resume_from else None
+            checkpoint = latest_checkpoint(resume_from) if resume_from else None
             if checkpoint:
                 yield trial.restore(checkpoint)
             while trial.epoch < config.epochs:
@@ -79,8 +81,8 @@ class _Trial:
 
     def __init__(self, config: TrialConfig, warm: Workspace, model: Any) -> None:
         self.config, self.warm, self.model = config, warm, model
-        self.forget = warm.sets["forget"]
         self.epoch = 0
+        self.requests = requests_of(config, warm)
         criterion = config.loss.criterion
         # What is measured is the trained model, but for uld, which trains what is then taken away.
         self.unlearned = (
@@ -89,32 +91,65 @@ class _Trial:
         if isinstance(config.model.adapter, LoraConfig) and config.model.adapter.init == "fila":
             fila(model, warm)
         self.passes = Passes(config, warm, model)
-        self.steps_an_epoch = math.ceil(len(self.forget) / config.optim.batch_size)
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimiser = Optimiser(config.optim, parameters, steps=config.epochs * self.steps_an_epoch)
-        if isinstance(config.optim.mask, Wagle):
-            self.optimiser.masks = wagle_masks(model, parameters, warm, config.optim.mask)
+        self.evaluator = evaluator_for(config, warm, self.requests)
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        wagle = config.optim.mask if isinstance(config.optim.mask, Wagle) else None
+        self.masks = wagle_masks(model, self.parameters, warm, wagle) if wagle else ()
+        self.optimiser = self._optimiser()
+
+    def _stage(self, epoch: int) -> int:
+        """The request that an epoch, counted from 0, is spent on; 0 where all are made together."""
+        return epoch * len(self.requests) // self.config.epochs
+
+    def _stage_epochs(self) -> list[int]:
+        """The epochs of the request that the next one belongs to."""
+        return [epoch for epoch in range(self.config.epochs) if self._stage(epoch) == self._stage(self.epoch)]
+
+    def _optimiser(self) -> Optimiser:
+        """A new one, laid out for the epochs of the request that is next."""
+        steps = math.ceil(len(self.requests[self._stage(self.epoch)]) / self.config.optim.batch_size)
+        optimiser = Optimiser(self.config.optim, self.parameters, steps=len(self._stage_epochs()) * steps)
+        optimiser.masks = self.masks
+        return optimiser
 
     def run_epoch(self) -> EpochResult:
         """Trains one epoch and evaluates."""
         started = time.perf_counter()
         seed, epoch, size = self.config.seed, self.epoch, self.config.optim.batch_size
         torch.manual_seed(derived_seed(_DROPOUT, seed, epoch))  # dropout draws from the global generator
-        order = np.random.default_rng([_ORDER, seed, epoch]).permutation(len(self.forget)).tolist()
+        rows = self.requests[self._stage(epoch)]
+        order = [rows[place] for place in np.random.default_rng([_ORDER, seed, epoch]).permutation(len(rows))]
+        steps = math.ceil(len(rows) / size)
+        before = (epoch - self._stage_epochs()[0]) * steps
         sums: dict[str, float] = {}
         for step, start in enumerate(range(0, len(order), size)):
-            for name, value in self._step(epoch * self.steps_an_epoch + step, order[start : start + size]).items():
-                sums[name] = sums.get(name, 0.0) + value / self.steps_an_epoch
-        answers = answers_of(self.unlearned, self.warm.sets, pad=self.warm.pad, device=self.warm.device)
-        metrics = measure(answers) | sums
-        if self.config.log_weights and isinstance(self.config.loss.criterion, CriterionConfig):
-            stats = self.passes.stats(epoch, [torch.from_numpy(answer.ce) for answer in answers["forget"]])
-            metrics |= weight_profile(stats, weights_of(stats, self.config.loss))
+            for name, value in self._step(before + step, order[start : start + size]).items():
+                sums[name] = sums.get(name, 0.0) + value / steps
+        metrics = self._measure() | sums
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise Diverged(f"{name} is {value} after epoch {epoch + 1}")
         self.epoch += 1
-        return EpochResult(self.epoch, metrics, time.perf_counter() - started, last=self.epoch == self.config.epochs)
+        last = self.epoch == self.config.epochs
+        if not last and self._stage(self.epoch) != self._stage(epoch):
+            self.optimiser = self._optimiser()
+        return EpochResult(self.epoch, metrics, time.perf_counter() - started, last)
+
+    def _measure(self) -> dict[str, float]:
+        """The metrics that are due after the running epoch."""
+        evaluation, epoch = self.config.evaluation, self.epoch + 1
+        dear = epoch == self.config.epochs or (evaluation.every is not None and epoch % evaluation.every == 0)
+        due = [name for name in named(evaluation.metrics) if dear or METRICS[name].cost == "one pass"]
+        weighed = self.config.log_weights and isinstance(self.config.loss.criterion, CriterionConfig)
+        seen = self.evaluator.see(self.unlearned, with_inputs(due) + ["forget.nll"] * weighed)
+        values = self.evaluator.log(self.unlearned, due, seen).values
+        metrics = {name: values[name] for name in due if name in values}
+        if weighed:
+            rows = sorted(row for request in self.requests for row in request)
+            ce = [torch.from_numpy(each.answer.ce) for each in seen["forget"]]
+            stats = self.passes.stats(self.epoch, rows, ce)
+            metrics |= weight_profile(stats, weights_of(stats, self.config.loss))
+        return metrics
 
     def _step(self, number: int, rows: Sequence[int]) -> dict[str, float]:
         """One optimiser step over these forget rows, in micro-batches; returns its losses and mean weight."""
@@ -166,7 +201,7 @@ class _Trial:
         """
         adapter = self.config.model.adapter
         if isinstance(adapter, LoraConfig) and (adapter.init == "fila" or self.unlearned is not self.model):
-            copy.deepcopy(self.model).merge_and_unload().save_pretrained(place)
+            merged_copy(self.model).save_pretrained(place)
             self.warm.tokenizer.save_pretrained(place)
 
     def restore(self, place: Path) -> EpochResult:
@@ -184,11 +219,7 @@ class _Trial:
         result = EpochResult(**json.loads((place / "epoch.json").read_text(encoding="utf-8")))
         self.epoch = result.epoch
         if not result.last:
+            self.optimiser = self._optimiser()
+        if not result.last and self._stage(self.epoch) == self._stage(self.epoch - 1):
             self.optimiser.load(load_file(place / "optimizer.safetensors"))
         return result
-
-
-def _latest(checkpoint: Path) -> Path | None:
-    """The newest whole checkpoint; half-written ones have names that start with a dot."""
-    whole = sorted(place for place in checkpoint.glob("[0-9]*") if (place / "epoch.json").exists())
-    return whole[-1] if whole else None

@@ -1,0 +1,79 @@
+"""One teacher-forced pass over each distinct sequence: what every cheap metric is made of.
+
+Shape suffixes: N answer tokens of a batch, one row after the other; V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trials.encoding import Example, Padding, by_length, collate
+from trials.losses import token_ce
+from trials.metrics import Answer
+from trials.models import answer_logits
+
+_LEAST_VARIANCE = 1e-6
+_PREDICTED = 4096
+"""Answer tokens of a pass: each is a row of logits over the vocabulary, 0.5 MB in fp32 for one of 128,000 tokens."""
+
+
+@torch.no_grad()
+def score(
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    *,
+    padding: Padding,
+    device: torch.device,
+    batch_size: int = 32,
+    standardised: Collection[Example] = frozenset(),
+) -> list[Answer]:
+    """What one pass sees of each example's answer, in the order given; the same sequence is never passed twice.
+
+    Args:
+        model: Of any kind that `answer_logits` takes; in eval mode meanwhile.
+        examples: Prompts with answers.
+        padding: How short rows are filled.
+        device: Of the model.
+        batch_size: Sequences of a pass; of long ones fewer.
+        standardised: Those of the examples whose `Answer.z` is wanted: it takes as long as the cross-entropies again.
+    """
+    distinct = list(dict.fromkeys(examples))
+    seen: dict[Example, Answer] = {}
+    training = model.training
+    model.eval()
+    for indices in by_length(distinct, batch_size, _PREDICTED):
+        chosen = [distinct[index] for index in indices]
+        batch = collate(chosen, padding, device)
+        logits_NV = answer_logits(model, batch)
+        ce_N = token_ce(logits_NV, batch.target_N)
+        columns = [ce_N.double(), (logits_NV.argmax(-1) == batch.target_N).double()]
+        sizes = [len(example.answer) for example in chosen]
+        if standardised and any(example in standardised for example in chosen):
+            wanted = torch.tensor([example in standardised for example in chosen], device=device)
+            mask_N = wanted.repeat_interleave(torch.tensor(sizes, device=device))
+            z_N = torch.full_like(columns[0], torch.nan)
+            z_N[mask_N] = standardise(logits_NV[mask_N], ce_N[mask_N]).double()
+            columns.append(z_N)
+        table = torch.stack(columns).cpu().numpy()  # one transfer: each waits for the device
+        for example, part in zip(chosen, np.split(table, np.cumsum(sizes)[:-1], axis=1), strict=True):
+            z = part[2] if len(part) > 2 and example in standardised else None
+            seen[example] = Answer(part[0], part[1].astype(bool), z, example.ended)
+    model.train(training)
+    return [seen[example] for example in examples]
+
+
+def standardise(logits_NV: Tensor, ce_N: Tensor) -> Tensor:
+    """(ln p - mu) / sigma of each target, mu and sigma those of ln p over the vocabulary under p; sigma^2 >= 1e-6.
+
+    Source: Min-K%++, arXiv 2404.02936.
+    """
+    log_p_NV = logits_NV.log_softmax(-1)
+    p_NV = log_p_NV.exp()
+    mean_N = torch.linalg.vecdot(p_NV, log_p_NV)
+    variance_N = torch.linalg.vecdot(p_NV, log_p_NV.square_()) - mean_N.square()
+    z_N: Tensor = (-ce_N - mean_N) / variance_N.clamp(min=_LEAST_VARIANCE).sqrt()
+    return z_N
