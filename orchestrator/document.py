@@ -131,7 +131,8 @@ def _md_inline(part: Inline) -> str:
         # Inside <...> only these characters end a link.
         url = quote(part.url, safe=":/?#[]@!$&'()*+,;=%~-._")
         return f"[{title}](<{url}>)" if part.leads else f"{title}: {_md(part.url)}"
-    return _md(part)
+    ends = (" " * part[:1].isspace(), " " * part[-1:].isspace())  # beside code or a link
+    return f"{ends[0]}{_md(part)}{ends[1]}" if part.strip() else " "
 
 
 def _md(text: str) -> str:

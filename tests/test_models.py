@@ -401,3 +401,11 @@ def test_derived_seeds_differ_with_every_part_and_with_their_order() -> None:
     seeds = [derived_seed(0, 1), derived_seed(1, 0), derived_seed(0, 2), derived_seed(0, 1, 1)]
     assert len(set(seeds)) == 4
     assert derived_seed(0, 1) == seeds[0]
+
+
+def test_a_model_that_lacks_weights_is_refused_instead_of_filled_up_at_random(tmp_path: Path) -> None:
+    model = tiny.random_model("llama", 40)
+    weights_ = {name: tensor for name, tensor in model.state_dict().items() if "layers.1.mlp.up" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights_)
+    with pytest.raises(ValueError, match=r"lacks 1 weights, 'model\.layers\.1\.mlp\.up_proj\.weight' first; save it"):
+        load_model(str(tmp_path), ModelConfig(path=str(tmp_path), device="cpu"))
