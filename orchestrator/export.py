@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -233,16 +233,13 @@ def _write(pick: Pick, made: Path, merge: bool) -> Kind:
 
 def _measured(trial: TrialConfig, made: Path) -> EvalLog:
     """The metrics of a trial, of what was written: the model, and its tokenizer too."""
-    from trials.measuring import evaluator_for, requests_of
-    from trials.models import Workspace, material_of
-    from trials.references import models_for
+    from trials.measuring import evaluator_for
+    from trials.models import material_of
 
     benchmark = load_benchmark(trial.benchmark)
     model, tokenizer = load_any(str(made), trial.model)
-    here = Workspace(material_of(tokenizer, model, benchmark, trial.model), [], model, model)  # nothing is trained
-    evaluator = evaluator_for(trial, here, requests_of(trial, here))
-    others = models_for(trial, benchmark)
-    return replace(evaluator, models=others).log(model, named(trial.evaluation.metrics))
+    material = material_of(tokenizer, model, benchmark, trial.model)
+    return evaluator_for(trial, material).log(model, named(trial.evaluation.metrics))
 
 
 def _compare(pick: Pick, values: Mapping[str, float], tolerance: float) -> int:

@@ -50,7 +50,10 @@ def prepare_models(trial: TrialConfig, data: str, console: Console) -> dict[Whic
     has_retain = model.path is None or model.retain_path is not None or model.retain_log is not None
     wanted: list[Which] = ["target", "retain"] if has_retain else ["target"]
     logs: dict[Which, EvalLog] = {which: found for which in wanted if (found := _known(trial, data, which))}
-    _measure([which for which in wanted if which not in logs], trial, console, logs)
+    missing = [which for which in wanted if which not in logs]
+    # Ours are small and take a core each; of two that are brought, a GPU may hold one only.
+    for together in [missing] if model.path is None else [[which] for which in missing]:
+        _measure(together, trial, console, logs)
     measured = named((*trial.evaluation.metrics, *trial.evaluation.front))
     models = References(target=logs["target"], retain=logs.get("retain"))
     return {

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,10 +20,10 @@ from orchestrator.trial_checks import check_benchmark, check_model
 from search_spaces.space import with_paths
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
 from trials.config import TrialConfig
-from trials.identity import model_digest
 from trials.logs import EvalLog, LogError, References, fingerprint_of, read_log, write_log
 from trials.naming import GROUPS, named, references_of, rows_of
 from trials.registry import METRICS
+from trials.result import TrialFailed
 from trials.sources import BenchmarkConfig
 
 Which = Literal["target", "retain"]
@@ -33,9 +32,9 @@ BENCHMARKS = tuple(kind.model_fields["type"].default for kind in get_args(get_ar
 
 _SETTINGS = (
     "benchmark",
-    *(f"model.{name}" for name in ("revision", "retain_path", "prompt", "hide_pad", "dtype", "device")),
+    *(f"model.{name}" for name in ("revision", "retain_path", "retain_revision")),
+    *(f"model.{name}" for name in ("prompt", "hide_pad", "dtype", "device")),
     *(f"evaluation.{name}" for name in ("batch_size", "max_new_tokens", "relearning")),
-    "seed",
 )
 """The settings of a trial that bear on an evaluation, but for those that have an option of their own."""
 
@@ -93,7 +92,7 @@ def load_request(
         trial = TrialConfig.model_validate(with_paths(raw, {"evaluation.metrics": words if names else []}))
     except ValidationError as error:
         raise ConfigError("evaluate", problems + problems_of(error, raw, TrialConfig)) from None
-    rows, found = check_benchmark(trial)
+    rows, found = check_benchmark(trial, unlearn=False)
     options = {"trial.model.path": "--model"}
     for problem in [*found, *check_model(trial)]:
         path = options.get(problem.path, problem.path.removeprefix("trial."))
@@ -122,7 +121,7 @@ def run_evaluation(request: Request) -> int:
         log, given = _evaluate(request, benchmark)
     except BenchmarkError as error:
         raise ConfigError("evaluate", [Problem(f"benchmark.{error.field}", str(error))]) from None
-    except (OSError, ValueError) as error:  # as transformers puts it, and we in `trials`
+    except (OSError, ValueError, TrialFailed) as error:  # as transformers puts it, and we in `trials`
         raise ConfigError("evaluate", [Problem("--model", " ".join(str(error).split()))]) from None
     except torch.OutOfMemoryError as error:
         raise RunFailed(f"out of memory; lower evaluation.batch_size ({error})") from error
@@ -232,8 +231,8 @@ def _check_to(to: Path) -> list[Problem]:
 
 def _evaluate(request: Request, benchmark: Benchmark) -> tuple[EvalLog, Given]:
     from trials.evaluate import Evaluator
-    from trials.models import load_model, material_of
-    from trials.references import reference_log
+    from trials.models import load_model, material_of, settings_of
+    from trials.references import about, reference_log
 
     trial, references = request.trial, request.references
     model, tokenizer = load_any(str(trial.model.path), trial.model)
@@ -241,29 +240,14 @@ def _evaluate(request: Request, benchmark: Benchmark) -> tuple[EvalLog, Given]:
         references = References(references.target, reference_log(trial, benchmark, "retain"))
     loaders = {}
     if retain := trial.model.retain_path:
-        loaders["retain"] = lambda: load_model(retain, trial.model)
+        loaders["retain"] = lambda: load_model(retain, settings_of(trial.model, "retain"))
     material = material_of(tokenizer, model, benchmark, trial.model)
-    log = Evaluator(material, trial.evaluation, references, loaders, seed=trial.seed).log(model, request.names)
-    about = _about(trial, benchmark, references)
-    return EvalLog(log.values, log.rows, about), Given(benchmark.evaluated.keys(), references, loaders.keys())
-
-
-def _about(trial: TrialConfig, benchmark: Benchmark, references: References) -> dict[str, str]:
-    """What a log is of: enough to tell whether two of them can be compared."""
-    data, model = benchmark.digest(), trial.model
-    logs = {f"{which}_log": getattr(references, which) for which in ("target", "retain")}
-    return {
-        "model": str(model.path),
-        "model_digest": model_digest(model, data=data),
-        "benchmark": benchmark.name,
-        "data": data,
-        "prompt": model.prompt.model_dump_json(),
-        "hide_pad": str(model.hide_pad).lower(),
-        "dtype": model.dtype,
-        "max_new_tokens": str(trial.evaluation.max_new_tokens),
-        **{name: fingerprint_of(log) for name, log in logs.items() if log},
-        **{name: version(name) for name in ("unlearn-sweep", "torch", "transformers", "peft")},
-    }
+    log = Evaluator(material, trial.evaluation, references, loaders).log(model, request.names)
+    compared = {f"{which}_log": getattr(references, which) for which in get_args(Which)}
+    given = {name: fingerprint_of(each) for name, each in compared.items() if each}
+    return EvalLog(log.values, log.rows, about(trial, benchmark, str(trial.model.path)) | given), Given(
+        benchmark.evaluated.keys(), references, loaders.keys()
+    )
 
 
 def _warnings(request: Request, log: EvalLog) -> Iterator[str]:

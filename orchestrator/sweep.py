@@ -24,7 +24,7 @@ from ray import tune
 from rich.console import Console
 
 from orchestrator.cluster import capacity, connect, disconnect
-from orchestrator.config import SweepConfig
+from orchestrator.config import ParetoASHA, SweepConfig
 from orchestrator.folder import keep_house, open_folder
 from orchestrator.ledger import Anchor, Event, Ledger
 from orchestrator.measure import jobs_of, measure_front
@@ -149,6 +149,11 @@ def _anchors(sweep: SweepConfig, ledger: Ledger, data: str, console: Console) ->
         measured = prepare_models(sweep.trial, data, console)
     except PrepareError as error:
         raise ConfigError("models", [Problem("trial.model", str(error))]) from None
+    needed = [*sweep.objectives, *(sweep.scheduler.floors if isinstance(sweep.scheduler, ParetoASHA) else ())]
+    if absent := [name for name in needed if name not in measured["target"]]:
+        why = f"cannot be measured of the target model, which has {', '.join(measured['target'])}"
+        problems = [Problem(f"objectives.{name}", f"{name!r} {why}; choose among those") for name in absent]
+        raise ConfigError(sweep.name, problems)
     there = {event.name for event in ledger.events if isinstance(event, Anchor)}
     for name, metrics in measured.items():
         if name not in there:

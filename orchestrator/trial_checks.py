@@ -11,22 +11,30 @@ from orchestrator.problems import Problem, did_you_mean
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark, parts_of
 from trials.config import TrialConfig
 from trials.logs import LogError, read_log
-from trials.naming import GROUPS, models_of, named, rows_of, weights_of
+from trials.naming import GROUPS, looked_into, models_of, named, rows_of
 from trials.registry import METRICS
 
 
-def check_benchmark(trial: TrialConfig) -> tuple[Benchmark | None, list[Problem]]:
-    """The benchmark's rows, or None and why not; None too when they come from the hub, fetched when a sweep starts."""
+def check_benchmark(trial: TrialConfig, *, unlearn: bool = True) -> tuple[Benchmark | None, list[Problem]]:
+    """The benchmark's rows, or None and why not; None too when they come from the hub, fetched when a sweep starts.
+
+    Args:
+        trial: The trial.
+        unlearn: Whether there must be something to forget, request by request.
+    """
     if getattr(trial.benchmark, "path", "") is None:
         return None, []
     try:
         benchmark = load_benchmark(trial.benchmark)
     except BenchmarkError as error:
         return None, [Problem(f"trial.benchmark.{error.field}", str(error))]
-    return benchmark, _check_requests(trial, benchmark)
+    requests = _check_requests(trial, benchmark) if unlearn else []
+    return benchmark, [*requests, *_check_retain_log(trial, benchmark)]
 
 
 def _check_requests(trial: TrialConfig, benchmark: Benchmark) -> list[Problem]:
+    if not benchmark.forget or not benchmark.retain_pool:
+        return [Problem("trial.benchmark", "it has no forget and retain set to unlearn by; name both corpora")]
     try:
         parts = parts_of(benchmark, trial.requests)
     except BenchmarkError as error:
@@ -34,6 +42,31 @@ def _check_requests(trial: TrialConfig, benchmark: Benchmark) -> list[Problem]:
     if trial.requests.order == "successive" and trial.epochs < len(parts):
         few = f"{trial.epochs} epochs are fewer than the {len(parts)} requests, made one after the other; raise it"
         return [Problem("trial.epochs", few)]
+    return []
+
+
+def _check_retain_log(trial: TrialConfig, benchmark: Benchmark) -> list[Problem]:
+    """Whether the retain model's log is one, and of this benchmark, asked in this way."""
+    path = "trial.model.retain_log"
+    if not trial.model.retain_log or trial.model.path is None:
+        return []
+    try:
+        log = read_log(Path(os.path.expanduser(trial.model.retain_log)))
+    except LogError as error:
+        return [Problem(path, str(error))]
+    same = {
+        "data": benchmark.digest(),
+        "prompt": trial.model.prompt.model_dump_json(),
+        "hide_pad": str(trial.model.hide_pad).lower(),
+    }
+    for name, here in same.items():
+        if log.about.get(name, here) != here:
+            other = f"the log was taken with another {name} ({log.about[name]}, here {here})"
+            return [Problem(path, f"{other}; evaluate the retain model as this file does")]
+    rows = log.rows.get("forget.wrong_over_right")
+    if rows is not None and len(rows) != len(benchmark.forget):
+        other = f"the log has {len(rows)} forget rows and the benchmark {len(benchmark.forget)}"
+        return [Problem(path, f"{other}; evaluate the retain model on this benchmark")]
     return []
 
 
@@ -47,10 +80,11 @@ def check_model(trial: TrialConfig) -> list[Problem]:
                 Problem(f"trial.model.{name}", f"{place!r} is not a folder; give a model's folder or a hub id")
             )
     problems += _check_evaluation(trial)
-    if trial.model.retain_path and not trial.model.path:
-        problems.append(
-            Problem("trial.model.retain_path", "it belongs to a target model of yours; set trial.model.path")
-        )
+    for name in ("retain_path", "retain_log"):
+        if getattr(trial.model, name) and not trial.model.path:
+            problems.append(
+                Problem(f"trial.model.{name}", "it belongs to a target model of yours; set trial.model.path")
+            )
     layer, depth = getattr(trial.loss.criterion, "layer", None), _depth(trial.model.path)
     if layer is not None and depth is not None and layer > depth:
         deep = f"{layer} is more than the model's {depth} layers; lower it or leave it null"
@@ -68,11 +102,6 @@ def _check_evaluation(trial: TrialConfig) -> list[Problem]:
             except ValueError:
                 unknown = f"{word!r} is no metric, group or pattern of them{did_you_mean(word, [*GROUPS, *METRICS])}"
                 problems.append(Problem(f"trial.evaluation.{field}.{index}", unknown))
-    if trial.model.retain_log:
-        try:
-            read_log(Path(os.path.expanduser(trial.model.retain_log)))
-        except LogError as error:
-            problems.append(Problem("trial.model.retain_log", str(error)))
     return problems
 
 
@@ -95,7 +124,7 @@ def lacking(name: str, trial: TrialConfig, benchmark: Benchmark | None) -> str:
         wanted = " and no ".join(sorted(rows_of(name)))
         return f"the benchmark has no {wanted} set to measure {name!r} on; choose among {', '.join(sorted(sets))}"
     if without_retain(trial, [name]):
-        remedy = "trial.model.retain_path" + ("" if "retain" in weights_of([name]) else " or retain_log")
+        remedy = "trial.model.retain_path" + ("" if "retain" in looked_into([name]) else " or retain_log")
         return f"{name!r} is compared with a retain model and there is none; set {remedy}"
     return ""
 
@@ -105,7 +134,7 @@ def without_retain(trial: TrialConfig, names: Iterable[str]) -> list[str]:
     model = trial.model
     if model.path is None or model.retain_path is not None:
         return []
-    return [name for name in names if "retain" in (weights_of if model.retain_log else models_of)([name])]
+    return [name for name in names if "retain" in (looked_into if model.retain_log else models_of)([name])]
 
 
 def absence(trial: TrialConfig) -> str:

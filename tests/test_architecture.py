@@ -26,7 +26,7 @@ LAYERS = {
         "identity",  # and what it is called
         "benchmarks losses optimiser",
         "muse wmdp encoding forget",
-        "material",  # a benchmark as token ids
+        "material logits",  # a benchmark as token ids, and what a model makes of them
         "models",
         "target attribution generate scoring gradients robustness similarity",
         "passes evaluate",
@@ -84,7 +84,6 @@ UPWARD = {
     ("orchestrator.export", "trials.models"): "in functions",
     ("orchestrator.export", "trials.target"): "in functions",
     ("orchestrator.export", "trials.measuring"): "in functions",
-    ("orchestrator.export", "trials.references"): "in functions",
 }
 """Exceptions to the two rules above, and where such an import may stand."""
 
@@ -97,6 +96,7 @@ _TORCH = (
     "attribution",
     "target",
     "material",
+    "logits",
     "generate",
     "scoring",
     "gradients",
@@ -123,7 +123,7 @@ EXTERNAL: dict[str, dict[str, str]] = {
         "for types": "trials.weighting trials.pooling trials.weight_profile",
     },
     "transformers": {
-        "top": "trials.models trials.target trials.generate trials.robustness",
+        "top": "trials.models trials.logits trials.target trials.generate trials.robustness",
         "for types": "trials.encoding trials.annotations trials.wording trials.material",
     },
     "tokenizers": {"top": "trials.target"},

@@ -24,8 +24,9 @@ from trials.attribution import _largest, _svd, fila, wagle_masks
 from trials.config import TrialConfig, Wagle
 from trials.encoding import collate
 from trials.evaluate import Evaluator
+from trials.logits import answer_logits
 from trials.losses import token_ce
-from trials.models import Workspace, answer_logits, workspace
+from trials.models import Workspace, workspace
 from trials.result import Diverged, TrialFailed
 from trials.unlearn import run_trial
 

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.tiny import LORA, numbers, run, same, saved
-from trials.models import LogitDifference, workspace
+from trials.logits import LogitDifference
+from trials.models import workspace
 from trials.unlearn import run_trial
 
 ULD = {"criterion": {"type": "uld", "layers": 1}, "retain": {"term": "uniform"}}

@@ -340,8 +340,10 @@ objectives: {real_authors.truthfulness: max}
   objectives.real_authors.truthfulness: the benchmark has no real_authors set to measure ...; choose among ...
 {trial: {model: {path: /tmp}}, objectives: {tofu.forget_quality: max}}
   objectives.tofu.forget_quality: ... is compared with a retain model and there is none; set ...
-trial: {model: {retain_log: nope.json}}
+trial: {model: {path: /tmp, retain_log: nope.json}}
   trial.model.retain_log: ...nope.json...
+trial: {model: {retain_log: nope.json}}
+  trial.model.retain_log: it belongs to a target model of yours; set trial.model.path
 trial: {model: {prompt: {type: plain, template: "Q: {question}"}}}
   trial.model.prompt.template: template 'Q: {question}' must have {question} once and end with {answer}, as in ...
 trial: {requests: {parts: 57}}
@@ -796,7 +798,7 @@ def test_which_metrics_are_taken_is_no_part_of_a_trials_identity_but_how_is(plac
 
 def test_the_retain_log_that_metrics_look_at_is_a_part_of_the_identity(place: Path) -> None:
     (place / "model").mkdir()
-    rows_ = {"forget.wrong_over_right": [0.5, 1.5]}
+    rows_ = {"forget.wrong_over_right": [0.5] * 56}
     prints = []
     for value in (0.5, 0.25):
         rows_["forget.wrong_over_right"][0] = value

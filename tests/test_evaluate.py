@@ -117,9 +117,8 @@ def test_no_metric_depends_on_the_order_of_rows_or_on_how_they_are_shared_out(wa
     for name, value in expected.values.items():
         assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
     # As two devices would: each takes half of the rows of the forget set.
-    halves = [
-        Evaluator(copied(warm), forget=part).log(warm.reference, ["forget.nll"]) for part in (range(3), range(3, 6))
-    ]
+    parts = (benchmark.forget[:3], benchmark.forget[3:])
+    halves = [Evaluator(copied(warm), forget=part).log(warm.reference, ["forget.nll"]) for part in parts]
     together = [value for half in halves for value in half.rows["forget.nll"]]
     assert together == pytest.approx(expected.rows["forget.nll"].tolist(), abs=1e-6)
 
@@ -145,7 +144,8 @@ def test_a_model_compared_with_its_own_log_is_the_retain_model(warm: Workspace) 
 def test_a_part_of_the_forget_set_is_not_compared_with_logs_of_the_whole(warm: Workspace) -> None:
     names = named(("tofu.forget_quality", "privacy.privleak", "forget.nll", "retain.nll"))
     own = Evaluator(copied(warm)).log(warm.reference, names)
-    log = Evaluator(copied(warm), references=References(retain=own), forget=[0, 2]).log(warm.reference, names)
+    part = warm.benchmark.forget[:3:2]
+    log = Evaluator(copied(warm), references=References(retain=own), forget=part).log(warm.reference, names)
     assert not {"tofu.forget_quality", "privacy.privleak"} & set(log.values)
     assert len(log.rows["forget.nll"]) == len(log.rows["members.min_k"]) == 2
     assert log.values["forget.nll"] == pytest.approx(own.rows["forget.nll"][[0, 2]].mean())

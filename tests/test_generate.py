@@ -22,7 +22,8 @@ from transformers.utils import logging as transformers_logging
 from tests import tiny
 from trials.encoding import Padding
 from trials.generate import Greedy, Tokens, generate, text_of
-from trials.models import LogitDifference
+from trials.logits import LogitDifference
+from trials.result import TrialFailed
 
 VOCABULARY = 40
 PAD, END, OTHER_END = 0, 1, 2
@@ -240,7 +241,7 @@ def test_the_mode_is_what_it_was_even_after_a_failure(
     generate(difference, prompts, asking())
     assert (difference.training, difference.assistant.training, llama.training) == (training, training, False)
     llama.train(training)
-    with pytest.raises(ValueError, match="0 tokens"):
+    with pytest.raises(TrialFailed, match="0 tokens"):
         generate(llama, [*prompts, ()], asking())
     assert llama.training == training
 
@@ -265,7 +266,7 @@ def test_a_continuation_ends_where_the_models_positions_do(prompts: list[Tokens]
 @pytest.mark.parametrize("length", [20, 25])
 def test_a_prompt_that_fills_all_positions_says_so(llama: PreTrainedModel, length: int) -> None:
     llama.config.max_position_embeddings = 20
-    with pytest.raises(ValueError, match=f"prompt of {length} tokens .* with 20 positions"):
+    with pytest.raises(TrialFailed, match=f"prompt of {length} tokens .* with 20 positions"):
         generate(llama, [(5,) * length], asking())
 
 

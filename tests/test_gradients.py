@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tests import tiny
 from trials.encoding import Example, Padding, collate
 from trials.gradients import gradient_norms
+from trials.logits import LogitDifference, answer_logits
 from trials.losses import token_ce
-from trials.models import LogitDifference, answer_logits
 
 CPU = torch.device("cpu")
 PLACES: dict[str, Any] = {"padding": Padding(0), "device": CPU}

@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import trials.references
+from orchestrator.trial_checks import check_benchmark
 from tests import tiny
 from tests.tiny import run
 from tests.tokenizers import TOKENIZERS
@@ -14,7 +16,7 @@ from trials.benchmarks import load_benchmark
 from trials.config import Evaluation, TrialConfig
 from trials.evaluate import Evaluator
 from trials.identity import log_file
-from trials.logs import EvalLog, read_log, write_log
+from trials.logs import read_log, write_log
 from trials.measuring import evaluator_for, measure_again, requests_of
 from trials.models import workspace
 from trials.naming import named
@@ -97,10 +99,10 @@ def test_a_trial_is_measured_on_the_rows_that_it_is_asked_to_forget(llama: Path,
 def test_more_requests_than_there_are_rows_or_epochs_fail_the_trial_with_a_word(llama: Path) -> None:
     config = tiny.trial(llama, requests={"parts": 7})
     with pytest.raises(TrialFailed, match=r"requests\.parts: .*7"):
-        requests_of(config, workspace(config))
+        requests_of(config, workspace(config).material)
     config = tiny.trial(llama, requests={"parts": 3, "order": "successive"})
     with pytest.raises(TrialFailed, match="epochs 2 are fewer than the 3 successive requests; raise epochs"):
-        requests_of(config, workspace(config))
+        requests_of(config, workspace(config).material)
 
 
 # -- what is due when --------------------------------------------------------------------------------------------------
@@ -215,7 +217,65 @@ def test_a_trial_without_a_whole_checkpoint_cannot_be_measured_again(llama: Path
 def test_an_evaluator_of_all_rows_has_no_choice_of_rows(llama: Path) -> None:
     config = tiny.trial(llama)
     warm = workspace(config)
-    assert evaluator_for(config, warm, requests_of(config, warm)).forget is None
-    part = replace(evaluator_for(config, warm, [[0], [3, 2]]))
-    assert part.forget == [0, 2, 3]
-    assert isinstance(part.log(warm.reference, ["forget.nll"]), EvalLog)
+    assert evaluator_for(config, warm.material, warm).forget is None
+    part = evaluator_for(tiny.trial(llama, requests={"parts": 3, "count": 2}), warm.material, warm)
+    assert part.forget == set(warm.benchmark.forget[:4])
+    assert len(part.log(warm.reference, ["forget.nll"]).rows["forget.nll"]) == 4
+
+
+# -- what a log hangs on -----------------------------------------------------------------------------------------------
+
+
+def place_of(folder: Path, which: str = "target", **sections: Any) -> Path:
+    config = tiny.trial(folder, **sections)
+    return log_file(config, data=load_benchmark(config.benchmark).digest(), which=which)
+
+
+def test_a_log_is_named_by_whatever_its_numbers_hang_on(llama: Path, tmp_path: Path) -> None:
+    plain = place_of(llama)
+    assert place_of(llama, optim={"lr": 0.5}, seed=3, evaluation={"every": 2, "batch_size": 3}) == plain
+    assert place_of(llama, model={"prompt": {"type": "plain", "template": "Q {question} A {answer}"}}) != plain
+    assert place_of(llama, evaluation={"max_new_tokens": 3}) != plain
+    # A metric that looks into the retain model is another number, or absent, with another one.
+    assert place_of(llama, model={"retain_path": str(llama)}) == plain
+    near = {"metrics": ("similarity.forget_to_retain",)}
+    assert place_of(llama, evaluation=near) != place_of(llama, evaluation=near, model={"retain_path": str(llama)})
+    to_target = {"metrics": ("similarity.forget_to_target",)}
+    other = tiny.saved_model(tmp_path / "m", "phi")
+    retain = {"retain_path": str(llama)}
+    assert place_of(llama, "retain", evaluation=to_target, model=retain) != place_of(
+        other, "retain", evaluation=to_target, model=retain
+    )
+
+
+def test_a_changed_chat_template_is_another_model(tmp_path: Path) -> None:
+    tokenizer = TOKENIZERS["qwen2"]()
+    tiny.random_model("qwen2", len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    before = place_of(tmp_path)
+    template = tmp_path / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert place_of(tmp_path) != before
+
+
+def test_a_retain_log_of_other_rows_or_another_prompt_is_refused_before_anything_runs(
+    llama: Path, tmp_path: Path
+) -> None:
+    config = tiny.trial(llama, model={"retain_path": str(llama)}, evaluation={"metrics": ("tofu.forget_quality",)})
+    made = reference_log(config, load_benchmark(config.benchmark), "retain")
+    assert made is not None
+    write_log(tmp_path / "log.json", made)
+    model: dict[str, Any] = {"retain_log": str(tmp_path / "log.json")}
+
+    def said(**sections: Any) -> list[str]:
+        return [problem.message for problem in check_benchmark(tiny.trial(llama, **sections))[1]]
+
+    assert said(model=model) == []
+    [other] = said(model=model, benchmark={"seed": 1})
+    assert other.startswith("the log was taken with another data (")
+    [other] = said(model=model | {"hide_pad": True})
+    assert other.startswith("the log was taken with another hide_pad (false, here true)")
+    write_log(tmp_path / "log.json", replace(made, about={}, rows={"forget.wrong_over_right": np.ones(5)}))
+    assert said(model=model) == [
+        "the log has 5 forget rows and the benchmark 6; evaluate the retain model on this benchmark"
+    ]

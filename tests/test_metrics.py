@@ -113,14 +113,6 @@ def test_raw_text_is_said_to_its_last_token() -> None:
     assert costing(1.0, 2.0).said.z is None
 
 
-def test_a_row_is_seen_with_another_answer_and_with_none_not_at_all() -> None:
-    row = Seen(costing(1.0), text="Paris", paraphrased=costing(3.0))
-    other = row.of(row.paraphrased)
-    assert other is not None
-    assert (nll(other), other.text) == (3.0, "Paris")
-    assert row.of(row.rephrased) is None
-
-
 # -- what was memorised ------------------------------------------------------------------------------------------------
 
 
@@ -238,11 +230,13 @@ def test_answers_that_are_all_impossible_have_normalised_probability_0() -> None
     assert probability_normalised(Seen(nothing, perturbed=(nothing, nothing))) == 0.0
 
 
-def test_accuracy_asks_for_the_highest_log_likelihood_of_all_and_gives_ties_to_nobody() -> None:
+def test_accuracy_asks_for_the_highest_log_likelihood_of_all_and_shares_a_tie_out() -> None:
     choices = (costing(1.0), costing(2.0), costing(3.0))
     assert accuracy(Seen(costing(0.5), perturbed=choices)) == 1.0
-    assert accuracy(Seen(costing(1.0), perturbed=choices)) == 0.0
+    assert accuracy(Seen(costing(1.0), perturbed=choices)) == 0.5
     assert accuracy(Seen(costing(1.5), perturbed=choices)) == 0.0
+    assert accuracy(Seen(costing(2.0), perturbed=(costing(2.0),) * 3)) == 0.25
+    assert accuracy(Seen(costing(2.0), perturbed=(costing(2.0), costing(1.0)))) == 0.0
 
 
 def test_accuracy_compares_sums_not_means() -> None:

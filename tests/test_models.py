@@ -13,17 +13,8 @@ from trials.benchmarks import Row, load_benchmark
 from trials.config import ModelConfig
 from trials.encoding import Example, Padding, collate, encode
 from trials.identity import model_digest
-from trials.models import (
-    LogitDifference,
-    answer_logits,
-    answer_states,
-    derived_seed,
-    device_of,
-    load_model,
-    load_tokenizer,
-    pad_token,
-    workspace,
-)
+from trials.logits import LogitDifference, answer_logits, answer_states
+from trials.models import derived_seed, device_of, load_model, load_tokenizer, pad_token, workspace
 from trials.result import TrialFailed
 from trials.scoring import score
 from trials.target import prepare
@@ -409,3 +400,11 @@ def test_a_model_that_lacks_weights_is_refused_instead_of_filled_up_at_random(tm
     model.save_pretrained(tmp_path, state_dict=weights_)
     with pytest.raises(ValueError, match=r"lacks 1 weights, 'model\.layers\.1\.mlp\.up_proj\.weight' first; save it"):
         load_model(str(tmp_path), ModelConfig(path=str(tmp_path), device="cpu"))
+
+
+def test_a_sequence_that_is_longer_than_the_model_is_told(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny.random_model("phi", len(tokenizer))
+    fits = Example((5,), (6,) * 512)
+    assert len(score(model, [fits], padding=PADDING, device=CPU)[0].ce) == 512
+    with pytest.raises(TrialFailed, match="a sequence has 514 tokens and the model 512 positions; cut it"):
+        score(model, [Example((5,), (6,) * 513)], padding=PADDING, device=CPU)

@@ -11,6 +11,7 @@ from tests.test_muse import MUSE, lay
 from tests.tiny import run
 from trials.config import TrialConfig
 from trials.evaluate import Evaluator
+from trials.measuring import measure_again
 from trials.models import workspace
 
 WORDS = ["amber", "barge", "cedar", "drift", "ember", "fjord", "grove", "heath", "inlet", "jetty"]
@@ -110,3 +111,16 @@ def test_a_trial_on_wmdp_counts_right_letters(llama: Path, tmp_path: Path) -> No
     # The right letter is each of the four equally often, so a model that always says one is right in a quarter.
     for name in ("wmdp.accuracy", "mmlu.accuracy"):
         assert 0.0 <= last.metrics[name] <= 0.5
+
+
+def test_attacks_on_part_of_long_texts_are_on_those_texts(llama: Path, tmp_path: Path) -> None:
+    files = {name: rows for name, rows in MUSE.items() if not name.startswith("privleak")}
+    files["raw/forget"] = [passage(n, 60) for n in range(4)]
+    benchmark = {"type": "muse", "path": str(lay(tmp_path / "muse", files)), "chunk": 16}
+    config = on(llama, benchmark, requests={"parts": 2, "count": 1}, evaluation={"metrics": ["privacy.loss"]})
+    with tiny.cold():
+        [*_, last] = run(config, tmp_path / "trial")
+        log = measure_again(config, tmp_path / "trial" / "checkpoint", ["privacy.loss", "forget.nll"])
+    assert len(log.rows["members.loss"]) == 2
+    assert len(log.rows["forget.nll"]) > 8
+    assert last.metrics["privacy.loss"] == log.values["privacy.loss"]

@@ -15,8 +15,9 @@ from tests import tiny
 from trials.config import TrialConfig
 from trials.encoding import collate
 from trials.forget import ForgetPass, forget_loss, kto_baseline, weights_of
+from trials.logits import answer_logits, answer_states
 from trials.losses import token_ce
-from trials.models import Workspace, answer_logits, answer_states, workspace
+from trials.models import Workspace, workspace
 from trials.passes import Passes
 from trials.refusals import REFUSALS
 from trials.result import TrialFailed

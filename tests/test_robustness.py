@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from tests import tiny
 from trials.config import Relearning
 from trials.encoding import Example, Padding, collate
+from trials.logits import LogitDifference, answer_logits
 from trials.losses import token_ce
-from trials.models import LogitDifference, answer_logits
 from trials.robustness import nf4_levels, quantised, relearned
 from trials.scoring import score
 

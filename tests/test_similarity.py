@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests import tiny
 from trials.encoding import Example, Padding
-from trials.models import LogitDifference
+from trials.logits import LogitDifference
 from trials.similarity import hidden_means, linear_cka, similarity
 
 CPU = torch.device("cpu")

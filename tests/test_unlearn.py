@@ -20,8 +20,9 @@ from tests.tiny import LORA, numbers, run, same, saved
 from trials.config import ModelConfig, OptimConfig, TrialConfig
 from trials.encoding import Example, collate
 from trials.evaluate import Evaluator
+from trials.logits import answer_logits
 from trials.losses import token_ce
-from trials.models import answer_logits, workspace
+from trials.models import workspace
 from trials.objectives import Forget
 from trials.optimiser import learning_rate
 from trials.registry import METRICS

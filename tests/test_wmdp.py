@@ -176,7 +176,7 @@ def test_a_bad_question_of_what_is_to_be_kept_is_an_error_of_its_own_setting(pla
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    refused(at(tmp_path / "no"), "path", r"no' is not a folder; give one with forget_corpus\.jsonl in it")
+    refused(at(tmp_path / "no"), "path", r"no' is not a folder; give one with wmdp_bio\.jsonl in it")
 
 
 @pytest.mark.parametrize("corpus", ["forget_corpus", "retain_corpus"])
@@ -216,3 +216,9 @@ def test_a_bad_corpus_is_named_with_its_place(place: Path, name: str, lines: lis
 def test_a_text_to_forget_must_not_be_kept(place: Path) -> None:
     lay(place, "retain_corpus.jsonl", ({"text": text} for text in texts("forget", 2)))
     refused(at(place), "forget_corpus", "2 rows are in the forget and in the retain set, 'forget «0»")
+
+
+def test_without_corpora_there_is_something_to_measure_and_nothing_to_forget(place: Path) -> None:
+    benchmark = load_benchmark(at(place, forget_corpus=None, retain_corpus=None))
+    assert set(benchmark.evaluated) == {"wmdp", "wmdp_bio", "wmdp_cyber", "wmdp_chem", "mmlu"}
+    assert benchmark.forget == benchmark.retain_pool == ()

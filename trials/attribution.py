@@ -16,8 +16,9 @@ from torch import Tensor
 
 from trials.config import Wagle
 from trials.encoding import Example, by_length, collate
+from trials.logits import answer_logits
 from trials.losses import token_ce
-from trials.models import Workspace, answer_logits
+from trials.models import Workspace
 from trials.result import Diverged, TrialFailed
 
 _EPSILON = 1e-5

@@ -70,6 +70,7 @@ class ModelConfig(Frozen):
     path: str | None = None
     revision: str | None = Field(None, description="hub revision")
     retain_path: str | None = Field(None, description="model trained on the retain set only, an anchor of the report")
+    retain_revision: str | None = Field(None, description="hub revision of retain_path")
     retain_log: str | None = Field(
         None,
         description="evaluation log of the retain model: `unlearn-sweep evaluate`'s, or OpenUnlearning's TOFU_EVAL",
@@ -138,6 +139,7 @@ class Relearning(Frozen):
     steps: PositiveInt = 20
     lr: float = Field(1e-4, gt=0, le=10)
     batch_size: PositiveInt = 8
+    seed: Seed = Field(0, description="of the order of the rows, and the same for the models that are compared")
 
 
 class Evaluation(Frozen):

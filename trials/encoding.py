@@ -97,6 +97,9 @@ class Batch:
         return values_N.new_zeros(self.mask_BA.shape).masked_scatter(self.mask_BA, values_N)
 
 
+PREDICTED = 4096
+"""Answer tokens of a pass: each is a row of logits over the vocabulary, 0.5 MB in fp32 for one of 128,000 tokens."""
+
 # -- rows to tokens ----------------------------------------------------------------------------------------------------
 
 Ranges = tuple[tuple[int, int], ...]

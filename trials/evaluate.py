@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from trials.benchmarks import Row
 from trials.config import Evaluation
 from trials.generate import Greedy, generate, text_of
 from trials.gradients import gradient_norms
@@ -39,17 +40,17 @@ class Evaluator:
         settings: Batch size, length of generations, relearning.
         references: Logs of the target and the retain model.
         models: `target` and `retain` -> what loads that model, for metrics that need it; absent where there is none.
-        forget: Units of the forget set that are asked for; None: all. The logs of the other models are of the whole
+        forget: Rows of the forget set that are asked for; None: all. The logs of the other models are of the whole
             set, so metrics that compare with them on it are then absent.
-        seed: Of relearning.
+        reference_losses: Set -> losses of the retain model, once they were looked at.
     """
 
     material: Material
     settings: Evaluation = field(default_factory=Evaluation)
     references: References = field(default_factory=References)
     models: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
-    forget: Sequence[int] | None = None
-    seed: int = 0
+    forget: Collection[Row] | None = None
+    reference_losses: dict[str, list[float]] = field(default_factory=dict)
 
     def log(self, model: Any, names: Iterable[str], seen: Mapping[str, Sequence[Seen]] | None = None) -> EvalLog:
         """Some metrics of a model, and what they are computed from.
@@ -68,7 +69,8 @@ class Evaluator:
         for name in names:
             metric = METRICS[name]
             if isinstance(metric, RowMetric) and (group := seen.get(name.split(".")[0])):
-                found = [metric.function(each) for each in group]
+                # A model that gives NaN hits no token: it must not pass for one that has forgotten.
+                found = [math.nan if np.isnan(each.answer.ce).any() else metric.function(each) for each in group]
                 there = [value for value in found if value is not None]
                 if there:
                     values[name] = float(np.mean(there))
@@ -84,6 +86,8 @@ class Evaluator:
             if isinstance(metric, RowMetric) and rows in self.material.sets:
                 wanted.setdefault(rows, set()).update(metric.sees)
         columns = self._taught(model, wanted)
+        compared = [rows for rows, parts in wanted.items() if "reference_loss" in parts and "retain" in self.models]
+        losses = self._reference_losses(compared) if compared else {}
         found: dict[str, list[Seen]] = {}
         for rows, parts in wanted.items():
             units = self.units(rows)
@@ -94,8 +98,8 @@ class Evaluator:
                 norms = gradient_norms(model, [unit.example for unit in units], **self._places)
                 said = (len(unit.example.answer) > unit.example.ended for unit in units)
                 made["gradient"] = [norm if some else None for norm, some in zip(norms, said, strict=True)]
-            if "reference_loss" in parts and "retain" in self.models:
-                made["reference_loss"] = self._reference_losses(rows)
+            if rows in compared:
+                made["reference_loss"] = losses[rows]
             texts = [self._text(rows, unit) for unit in units]
             cells = zip(texts, *made.values(), strict=True)
             found[rows] = [Seen(text=text, **dict(zip(made, row, strict=True))) for text, *row in cells]
@@ -152,10 +156,16 @@ class Evaluator:
             return str(self.material.tokenizer.decode(list(unit.example.answer[: own.max_new_tokens])))
         return unit.text
 
-    def _reference_losses(self, rows: str) -> list[float]:
-        examples = [unit.example for unit in self.units(rows)]
-        retain = self.models["retain"]()
-        return [answer.loss for answer in score(retain, examples, **self._places, batch_size=self.settings.batch_size)]
+    def _reference_losses(self, rows: Sequence[str]) -> dict[str, list[float]]:
+        """Set -> losses of the retain model, which is loaded for as long as this takes, and no second time."""
+        left = [name for name in rows if name not in self.reference_losses]
+        if left:
+            retain, size = self.models["retain"](), self.settings.batch_size
+            for name in left:
+                examples = [unit.example for unit in self.units(name)]
+                answers = score(retain, examples, **self._places, batch_size=size)
+                self.reference_losses[name] = [answer.loss for answer in answers]
+        return self.reference_losses
 
     # -- other models --------------------------------------------------------------------------------------------------
 
@@ -175,7 +185,7 @@ class Evaluator:
 
     def _relearned(self, model: Any) -> Any:
         examples = [unit.example for unit in self.units("forget")]
-        return relearned(model, examples, self.settings.relearning, **self._places, seed=self.seed)
+        return relearned(model, examples, self.settings.relearning, **self._places, seed=self.settings.relearning.seed)
 
     def _similar(self, model: Any, names: Iterable[str]) -> dict[str, float]:
         """Similarity of hidden states with the target and the retain model's."""
@@ -194,8 +204,12 @@ class Evaluator:
     def _places(self) -> dict[str, Any]:
         return {"padding": self.material.padding, "device": self.material.device}
 
-    def _asked(self, rows: str, units: Sequence[Any]) -> Sequence[Any]:
-        return units if self.forget is None or rows not in self._partial else [units[index] for index in self.forget]
+    def _asked(self, rows: str, values: Sequence[Any]) -> Sequence[Any]:
+        """Of values of a set, unit by unit, those of units that are asked for."""
+        if self.forget is None or rows not in self._partial:
+            return values
+        pairs = zip(values, self.material.units(rows), strict=True)
+        return [value for value, unit in pairs if unit.row in self.forget]
 
     @property
     def _partial(self) -> set[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from trials.encoding import Padding
-from trials.models import LogitDifference
+from trials.logits import LogitDifference, positions_of
+from trials.result import TrialFailed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,12 +63,12 @@ def generate(model: Any, prompts: Sequence[Tokens], settings: Greedy) -> list[To
         Token ids in the order given, without prompt and end token.
 
     Raises:
-        ValueError: A prompt is empty, or fills all positions of the model.
+        TrialFailed: A prompt is empty, or fills all positions of the model.
     """
     spoken = model.target if isinstance(model, LogitDifference) else model
     if not isinstance(spoken, PreTrainedModel):
         spoken = spoken.get_base_model()  # peft puts its adapters into the layers of this
-    limit = getattr(spoken.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+    limit = positions_of(model)
     said: dict[Tokens, Tokens] = {}
     with _as_asked(model, spoken):
         for length, batch in _batches(prompts, settings, limit):
@@ -107,7 +107,7 @@ def _batches(prompts: Sequence[Tokens], settings: Greedy, limit: int) -> Iterato
     """
     for prompt in prompts:
         if not 0 < len(prompt) < limit:
-            raise ValueError(
+            raise TrialFailed(
                 f"a prompt of {len(prompt)} tokens cannot be continued by a model with {limit} positions; "
                 "it must have at least one token and fewer than the model has positions"
             )

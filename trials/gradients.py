@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from trials.encoding import Example, Padding, collate
+from trials.logits import answer_logits
 from trials.losses import token_ce
-from trials.models import answer_logits
 
 
 @torch.enable_grad()

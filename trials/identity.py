@@ -15,12 +15,17 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from trials.config import ModelConfig, TrialConfig
+from trials.naming import looked_into, named
 
 RECIPE = 2
 """Raise it when training of tiny models, prompts, refusals, tokenisation or metrics change.
 
 What is cached is then made anew.
 """
+
+
+_MADE_OF = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken"}
+"""Files of a model's folder that bear on its numbers: a chat template is one of its own."""
 
 
 def digest(value: Any) -> str:
@@ -42,15 +47,20 @@ def model_digest(model: ModelConfig, *, data: str, which: str = "target") -> str
         which: `target` or `retain`.
     """
     path = model.path if which == "target" else model.retain_path
-    if which == "retain" and path is None and model.retain_log:
+    if which == "retain" and model.path is not None and path is None and model.retain_log:
         return digest({"log": _file_digest(Path(os.path.expanduser(model.retain_log)))})
     if model.path is None:
         made_of = {"tiny": model.tiny.model_dump(mode="json"), "prompt": model.prompt.model_dump(mode="json")}
         return digest({"recipe": RECIPE, **made_of, "data": data, "which": which})
     folder = Path(os.path.expanduser(path or model.path))
     if not folder.is_dir():
-        return digest({"hub": path, "revision": model.revision})
-    files = sorted(file for file in folder.iterdir() if file.suffix in {".json", ".safetensors", ".txt", ".model"})
+        revision = model.revision if which == "target" else model.retain_revision
+        return digest({"hub": path, "revision": revision})
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix in {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken"}
+    )
     return digest({file.name: _file_digest(file) for file in files})
 
 
@@ -87,7 +97,13 @@ def log_file(config: TrialConfig, *, data: str, which: str) -> Path:
     """Where the evaluation log of the target or retain model is kept: named by model, data and what is measured."""
     measured = config.evaluation.model_dump(mode="json", exclude={"every", "batch_size"})
     asked = {key: getattr(config.model, key) for key in ("dtype", "hide_pad")}
-    made_of = {"model": model_digest(config.model, data=data, which=which), "data": data, "which": which}
+    names = named((*config.evaluation.metrics, *config.evaluation.front))
+    models = {
+        each: model_digest(config.model, data=data, which=each)
+        for each in sorted(looked_into(names) | {which})
+        if each == "target" or config.model.path is None or config.model.retain_path
+    }
+    made_of = {"models": models, "data": data, "which": which}
     prompt = config.model.prompt.model_dump(mode="json")
     name = digest({"recipe": RECIPE, **made_of, **asked, "prompt": prompt, "evaluation": measured})
     return cache_folder() / "logs" / f"{name}.json"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from trials.benchmarks import BenchmarkError, parts_of
+from trials.benchmarks import BenchmarkError, load_benchmark, parts_of
 from trials.config import TrialConfig
 from trials.evaluate import Evaluator
+from trials.logits import LogitDifference
 from trials.logs import EvalLog
-from trials.models import Workspace, load_unlearned, workspace
+from trials.material import Material
+from trials.models import Workspace, load_tokenizer, load_unlearned, material_of
 from trials.references import models_for, references
 from trials.result import TrialFailed
 from trials.target import prepare
@@ -29,24 +31,23 @@ def measure_again(config: TrialConfig, checkpoint: Path, names: Iterable[str]) -
     place = latest_checkpoint(checkpoint)
     if place is None:
         raise TrialFailed(f"{str(checkpoint)!r} holds no whole checkpoint; only trials at full budget keep theirs")
-    warm = workspace(config)
-    model = load_unlearned(config, place, prepare(config, warm.benchmark, "target"))
-    return evaluator_for(config, warm, requests_of(config, warm)).log(model, names)
+    benchmark = load_benchmark(config.benchmark)
+    target = prepare(config, benchmark, "target")
+    model = load_unlearned(config, place, target)
+    whole = model.target if isinstance(model, LogitDifference) else model
+    material = material_of(load_tokenizer(target, config.model), whole, benchmark, config.model)
+    return evaluator_for(config, material).log(model, names)
 
 
-def requests_of(config: TrialConfig, warm: Workspace) -> list[list[int]]:
+def requests_of(config: TrialConfig, material: Material) -> list[list[int]]:
     """The units of the forget set by request: one list where all are made together.
 
     Raises:
         TrialFailed: There are fewer epochs than requests to be made one after the other, or not as many requests.
     """
-    try:
-        parts = parts_of(warm.benchmark, config.requests)
-    except BenchmarkError as error:
-        raise TrialFailed(f"requests.{error.field}: {error}") from None
-    place = {id(row): number for number, row in enumerate(warm.benchmark.forget)}
-    rows = [place[id(unit.row)] for unit in warm.material.units("forget")]
-    found = [[index for index, row in enumerate(rows) if row in part] for part in parts]
+    place = {id(row): number for number, row in enumerate(material.benchmark.forget)}
+    rows = [place[id(unit.row)] for unit in material.units("forget")]
+    found = [[index for index, row in enumerate(rows) if row in part] for part in _parts(config, material)]
     if config.requests.order == "together":
         return [[index for request in found for index in request]]
     if len(found) > config.epochs:
@@ -54,18 +55,34 @@ def requests_of(config: TrialConfig, warm: Workspace) -> list[list[int]]:
     return found
 
 
-def evaluator_for(config: TrialConfig, warm: Workspace, requests: Sequence[Sequence[int]]) -> Evaluator:
-    """What measures a trial: on the forget rows that it is asked to forget."""
-    asked = sorted(row for request in requests for row in request)
-    whole = len(asked) == len(warm.forget)
+def evaluator_for(config: TrialConfig, material: Material, warm: Workspace | None = None) -> Evaluator:
+    """What measures a trial: on the forget rows that it is asked to forget.
+
+    Args:
+        config: The trial.
+        material: Its benchmark, in the tokens of its model.
+        warm: Where the target model, and the logs of other models, are in memory.
+    """
+    benchmark = material.benchmark
+    rows = [row for part in _parts(config, material) for row in part]
+    known = warm.logs if warm else {}
+    key = config.evaluation.model_dump_json()
+    if key not in known:
+        known[key] = references(config, benchmark)
     return Evaluator(
-        warm.material,
+        material,
         config.evaluation,
-        references(config, warm.benchmark),
-        models_for(config, warm.benchmark, warm),
-        None if whole else asked,
-        config.seed,
+        known[key],
+        models_for(config, benchmark, warm),
+        None if len(rows) == len(benchmark.forget) else {benchmark.forget[row] for row in rows},
     )
+
+
+def _parts(config: TrialConfig, material: Material) -> list[range]:
+    try:
+        return parts_of(material.benchmark, config.requests)
+    except BenchmarkError as error:
+        raise TrialFailed(f"requests.{error.field}: {error}") from None
 
 
 def latest_checkpoint(checkpoint: Path) -> Path | None:

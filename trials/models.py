@@ -1,10 +1,8 @@
-"""Target, retain and reference models, and the one place where logits are made.
+"""Target, retain and reference models, adapters, and what stays warm in a worker.
 
 A worker keeps a `Workspace`: tokenizer, encoded benchmark, the target model frozen (it is the reference of losses, and
 the pristine weights in memory), and a working copy that is reset from it before each trial. Nothing is read from disk
 between two trials of one sweep.
-
-Shape suffixes: N answer tokens of a batch, one row after the other; V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,20 +11,21 @@ import contextlib
 import copy
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from trials.benchmarks import Benchmark, load_benchmark
 from trials.config import LoraConfig, ModelConfig, NoAdapter, TrialConfig
-from trials.encoding import Batch, Example, Padding, end_tokens
+from trials.encoding import Example, Padding, end_tokens
 from trials.identity import cached_model
+from trials.logits import LogitDifference
+from trials.logs import References
 from trials.material import Material
 from trials.objectives import ULD
 from trials.result import TrialFailed
@@ -46,6 +45,11 @@ def model_folder(config: TrialConfig, benchmark: Benchmark, which: Which) -> str
     if model.path is not None:
         return model.path if which == "target" else model.retain_path
     return str(cached_model(model, data=benchmark.digest(), which=which))
+
+
+def settings_of(model: ModelConfig, which: Which) -> ModelConfig:
+    """The settings of a model that is loaded from the hub: a retain model has a revision of its own."""
+    return model if which == "target" else model.model_copy(update={"revision": model.retain_revision})
 
 
 def load_model(folder: str, model: ModelConfig) -> PreTrainedModel:
@@ -110,58 +114,6 @@ def device_of(model: ModelConfig) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class LogitDifference(torch.nn.Module):
-    """Target logits minus `weight` times an assistant's (uld, arXiv 2406.08607); the target stays frozen.
-
-    *Differs from* the published code, which leaves tokens alone that the target finds unlikely.
-    """
-
-    def __init__(self, target: PreTrainedModel, assistant: Any, weight: float) -> None:
-        super().__init__()
-        self.target, self.assistant, self.weight = target, assistant, weight
-
-    def train(self, mode: bool = True) -> LogitDifference:
-        """Of the assistant only: the target would otherwise draw dropout."""
-        self.training = mode
-        self.assistant.train(mode)
-        return self
-
-
-def answer_logits(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """fp32 logits of the positions that predict an answer token, shape NV; prompts are never projected."""
-    return answer_states(model, batch)[0]
-
-
-def answer_states(model: torch.nn.Module, batch: Batch, layer: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """`answer_logits`, and if asked for the hidden states of a layer there, fp32 of shape NH.
-
-    Layer 0 are the embeddings; the last one is what comes out of the final norm.
-
-    The head's input is narrowed by a hook, so whatever an architecture does to its logits afterwards (scaling,
-    soft-capping) still happens.
-    """
-    if isinstance(model, LogitDifference):
-        return answer_logits(model.target, batch) - model.weight * answer_logits(model.assistant, batch), None
-    head = model.get_output_embeddings()  # type: ignore[operator]
-
-    def narrow(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][batch.answer_BT], *inputs[1:])
-
-    handle = head.register_forward_pre_hook(narrow)
-    try:
-        output = model(
-            input_ids=batch.input_BT,
-            attention_mask=batch.attention_BT,
-            **({} if batch.position_BT is None else {"position_ids": batch.position_BT}),
-            use_cache=False,
-            output_hidden_states=layer is not None,
-        )
-    finally:
-        handle.remove()
-    hidden = None if layer is None else output.hidden_states[layer][batch.answer_BT].float()
-    return output.logits.float(), hidden
-
-
 @dataclass(frozen=True)
 class Workspace:
     """What stays warm in a worker between trials."""
@@ -170,6 +122,8 @@ class Workspace:
     pool: list[Example]
     reference: PreTrainedModel
     working: PreTrainedModel
+    logs: dict[str, References] = field(default_factory=dict)
+    """Settings of evaluation -> logs of the target and retain model, once they were read."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

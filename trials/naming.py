@@ -77,7 +77,7 @@ def references_of(names: Iterable[str]) -> set[str]:
     return {which for metric in found if isinstance(metric, LogMetric) for which in metric.reference}
 
 
-def weights_of(names: Iterable[str]) -> set[str]:
+def looked_into(names: Iterable[str]) -> set[str]:
     """The models, `target` or `retain`, that some metrics look into: a log will not do."""
     found = [METRICS[name] for name in with_inputs(names)]
     near = {metric.to for metric in found if isinstance(metric, Similarity)}
@@ -87,7 +87,7 @@ def weights_of(names: Iterable[str]) -> set[str]:
 def models_of(names: Iterable[str]) -> set[str]:
     """The models, `target` or `retain`, whose logs or weights some metrics need."""
     names = list(names)
-    return references_of(names) | weights_of(names)
+    return references_of(names) | looked_into(names)
 
 
 def completed(

@@ -25,8 +25,9 @@ from trials.benchmarks import Row
 from trials.config import TrialConfig
 from trials.encoding import Batch, Example, collate, encode
 from trials.forget import ForgetPass, Refusals, kto_baseline, weights_of
+from trials.logits import answer_states
 from trials.losses import count_of, retain_activation, retain_kl, retain_nll, retain_uniform, token_ce
-from trials.models import Workspace, answer_states
+from trials.models import Workspace
 from trials.objectives import KTO, RMU
 from trials.refusals import REFUSALS
 from trials.result import TrialFailed

@@ -210,21 +210,22 @@ _LOG_METRICS: dict[str, LogMetric] = {
     "aggregate.overall": LogMetric(aggregates.overall, 0, 1, HIGHER, _PARTS, ("target", "retain")),
 }
 
-_AGAIN = ("extraction_strength", "exact_memorization", "probability")
-_CHANGES: tuple[tuple[Change, tuple[str, ...]], ...] = (
-    ("relearned", ("forget",)),
-    ("int8", ("forget", "retain")),
-    ("nf4", ("forget", "retain")),
-)
+_MEASURES = ("extraction_strength", "exact_memorization", "probability")
+_FORGOTTEN_AGAIN = (*_of("forget", *_MEASURES), *_of("verbmem", "extraction_strength"), *_of("wmdp", "accuracy"))
+_KEPT_AGAIN = (*_of("retain", *_MEASURES), *_of("mmlu", "accuracy"))
+_AGAIN: dict[Change, tuple[str, ...]] = {
+    "relearned": _FORGOTTEN_AGAIN,
+    "int8": (*_FORGOTTEN_AGAIN, *_KEPT_AGAIN),
+    "nf4": (*_FORGOTTEN_AGAIN, *_KEPT_AGAIN),
+}
 
 METRICS: dict[str, Metric] = {
     **{f"{rows}.{name}": metric for name, metric in _ROW_METRICS.items() for rows in metric.sets},
     **_LOG_METRICS,  # inputs before what is computed from them
     **{
-        f"{change}.{rows}_{name}": ChangedMetric(change, f"{rows}.{name}")
-        for change, sets in _CHANGES
-        for rows in sets
-        for name in _AGAIN
+        f"{change}.{name.replace('.', '_')}": ChangedMetric(change, name)
+        for change, names in _AGAIN.items()
+        for name in names
     },
     "similarity.forget_to_target": Similarity("forget", "target", LOWER),
     "similarity.forget_to_retain": Similarity("forget", "retain", HIGHER),

@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from trials.config import OptimConfig, Relearning
 from trials.encoding import Example, Padding, collate
+from trials.logits import LogitDifference, answer_logits
 from trials.losses import token_ce
-from trials.models import LogitDifference, answer_logits
 from trials.optimiser import Optimiser
 
 NF4_BLOCK = 64

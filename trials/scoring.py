@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trials.encoding import Example, Padding, by_length, collate
+from trials.encoding import PREDICTED, Example, Padding, by_length, collate
+from trials.logits import answer_logits, positions_of
 from trials.losses import token_ce
 from trials.metrics import Answer
-from trials.models import answer_logits
+from trials.result import TrialFailed
 
 _LEAST_VARIANCE = 1e-6
-_PREDICTED = 4096
-"""Answer tokens of a pass: each is a row of logits over the vocabulary, 0.5 MB in fp32 for one of 128,000 tokens."""
 
 
 @torch.no_grad()
@@ -40,25 +39,31 @@ def score(
         device: Of the model.
         batch_size: Sequences of a pass; of long ones fewer.
         standardised: Those of the examples whose `Answer.z` is wanted: it takes as long as the cross-entropies again.
+
+    Raises:
+        TrialFailed: A sequence is longer than the model has positions.
     """
     distinct = list(dict.fromkeys(examples))
+    longest, limit = max(map(len, distinct), default=0), positions_of(model)
+    if longest > limit + 1:  # the last token is predicted only
+        raise TrialFailed(f"a sequence has {longest} tokens and the model {limit} positions; cut it (benchmark.chunk)")
     seen: dict[Example, Answer] = {}
     training = model.training
     model.eval()
-    for indices in by_length(distinct, batch_size, _PREDICTED):
+    for indices in by_length(distinct, batch_size, PREDICTED):
         chosen = [distinct[index] for index in indices]
         batch = collate(chosen, padding, device)
         logits_NV = answer_logits(model, batch)
         ce_N = token_ce(logits_NV, batch.target_N)
-        columns = [ce_N.double(), (logits_NV.argmax(-1) == batch.target_N).double()]
+        columns = [ce_N, (logits_NV.argmax(-1) == batch.target_N).float()]
         sizes = [len(example.answer) for example in chosen]
         if standardised and any(example in standardised for example in chosen):
             wanted = torch.tensor([example in standardised for example in chosen], device=device)
             mask_N = wanted.repeat_interleave(torch.tensor(sizes, device=device))
-            z_N = torch.full_like(columns[0], torch.nan)
-            z_N[mask_N] = standardise(logits_NV[mask_N], ce_N[mask_N]).double()
+            z_N = torch.full_like(ce_N, torch.nan)
+            z_N[mask_N] = standardise(logits_NV[mask_N], ce_N[mask_N])
             columns.append(z_N)
-        table = torch.stack(columns).cpu().numpy()  # one transfer: each waits for the device
+        table = torch.stack(columns).cpu().double().numpy()  # one transfer: each waits for the device
         for example, part in zip(chosen, np.split(table, np.cumsum(sizes)[:-1], axis=1), strict=True):
             z = part[2] if len(part) > 2 and example in standardised else None
             seen[example] = Answer(part[0], part[1].astype(bool), z, example.ended)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trials.encoding import Batch, Example, Padding, by_length, collate
-from trials.models import LogitDifference, answer_states
+from trials.encoding import PREDICTED, Batch, Example, Padding, by_length, collate
+from trials.logits import LogitDifference, answer_states
 
 _CONSTANT = 1e-6
 """A spread of less than this share of the values is that of fp32's rounding."""
@@ -75,7 +75,7 @@ def hidden_means(
     means: dict[Example, Tensor] = {}
     training = model.training
     model.eval()
-    for indices in by_length(distinct, batch_size):
+    for indices in by_length(distinct, batch_size, PREDICTED):
         chosen = [distinct[index] for index in indices]
         states_AH = _states(model, collate(chosen, padding, device)).cpu().double()
         rows = states_AH.split([len(example.answer) for example in chosen])

@@ -80,8 +80,13 @@ class WmdpConfig(Frozen):
 
     type: Literal["wmdp"] = "wmdp"
     path: str = Field(description="folder with the files below")
-    forget_corpus: str = Field("forget_corpus.jsonl", description="texts to be forgotten: .jsonl with `text`, or .txt")
-    retain_corpus: str = Field("retain_corpus.jsonl", description="texts to be kept: half replayed, half measured on")
+    forget_corpus: str | None = Field(
+        "forget_corpus.jsonl",
+        description="texts to be forgotten: .jsonl with `text`, or .txt; null where nothing is unlearned",
+    )
+    retain_corpus: str | None = Field(
+        "retain_corpus.jsonl", description="texts to be kept: half replayed, half measured on"
+    )
     questions: tuple[str, ...] = Field(
         ("wmdp_bio.jsonl", "wmdp_cyber.jsonl", "wmdp_chem.jsonl"),
         description="multiple choice of what is to be forgotten: question, choices, answer (a number from 0, or a "

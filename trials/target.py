@@ -22,7 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trials.benchmarks import Benchmark, Row
 from trials.config import TinyConfig, TrialConfig
 from trials.encoding import Example, Padding, by_length, collate, cut, encode, plain_text
-from trials.models import Which, answer_logits, derived_seed, device_of, model_folder
+from trials.logits import answer_logits
+from trials.models import Which, derived_seed, device_of, model_folder
 from trials.prompts import PLAIN
 
 Progress = Callable[[int, int], None]

@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save_file
 from trials.attribution import fila, wagle_masks
 from trials.config import LoraConfig, TrialConfig, Wagle
 from trials.forget import forget_loss, weights_of
+from trials.logits import LogitDifference
 from trials.measuring import evaluator_for, latest_checkpoint, requests_of
-from trials.models import LogitDifference, Workspace, derived_seed, load_model, workspace
+from trials.models import Workspace, derived_seed, load_model, workspace
 from trials.naming import named, with_inputs
 from trials.objectives import ULD
 from trials.optimiser import Optimiser
@@ -82,7 +83,7 @@ class _Trial:
     def __init__(self, config: TrialConfig, warm: Workspace, model: Any) -> None:
         self.config, self.warm, self.model = config, warm, model
         self.epoch = 0
-        self.requests = requests_of(config, warm)
+        self.requests = requests_of(config, warm.material)
         criterion = config.loss.criterion
         # What is measured is the trained model, but for uld, which trains what is then taken away.
         self.unlearned = (
@@ -91,7 +92,7 @@ class _Trial:
         if isinstance(config.model.adapter, LoraConfig) and config.model.adapter.init == "fila":
             fila(model, warm)
         self.passes = Passes(config, warm, model)
-        self.evaluator = evaluator_for(config, warm, self.requests)
+        self.evaluator = evaluator_for(config, warm.material, warm)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         wagle = config.optim.mask if isinstance(config.optim.mask, Wagle) else None
         self.masks = wagle_masks(model, self.parameters, warm, wagle) if wagle else ()

@@ -46,8 +46,9 @@ def load_wmdp(config: WmdpConfig) -> Benchmark:
     Raises:
         BenchmarkError: A corpus, the utility file or all files of questions are missing, or a file is not of its form.
     """
-    folder = folder_at(config.path, config.forget_corpus)
-    pool, retain = halves(_corpus(folder, config.retain_corpus, "retain_corpus"), "retain_corpus")
+    folder = folder_at(config.path, "wmdp_bio.jsonl")
+    kept = _corpus(folder, config.retain_corpus, "retain_corpus")
+    pool, retain = halves(kept, "retain_corpus") if kept else ((), ())
     probes = _hazards(folder, config.questions)
     if config.utility is not None:
         try:
@@ -67,7 +68,9 @@ def load_wmdp(config: WmdpConfig) -> Benchmark:
     )
 
 
-def _corpus(folder: Path, name: str, field: str) -> tuple[Row, ...]:
+def _corpus(folder: Path, name: str | None, field: str) -> tuple[Row, ...]:
+    if name is None:
+        return ()
     records = read_records(folder, name, field=field)
     if name.removesuffix(".gz").endswith(".txt"):  # one record, of texts with blank lines between them
         records = [Record(text, whole.where) for whole in records for text in re.split(r"\n\s*\n", whole.value)]
