@@ -25,7 +25,11 @@ TINY = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 1024, "laye
 def main() -> None:
     """Times both, alternating, and prints the ratio of their best times and how many sequences were passed."""
     torch.set_num_threads(1)
-    tofu = {"type": "tofu", "path": sys.argv[1], "split": "forget01", "authors": 20} if len(sys.argv) > 1 else {}
+    tofu = (
+        {"type": "tofu", "path": sys.argv[1], "split": "forget01", "authors": 20, "retain_eval": 100}
+        if len(sys.argv) > 1
+        else {}
+    )
     config = TrialConfig.model_validate({"benchmark": tofu or {"type": "authors"}, "model": {"tiny": TINY}})
     warm = workspace(config)
     names = named(GROUPS["one_pass"])
