@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from orchestrator.problems import Problem, did_you_mean, problems_of
 from orchestrator.tracking_uri import check_reachable, resolve_uri
-from orchestrator.trial_checks import check_benchmark, check_model, lacking
+from orchestrator.trial_checks import check_benchmark, check_model, check_requests, lacking
 from search_spaces.space import Float, SearchSpace, SpaceError, conditions, get_path, with_paths
 from trials.benchmarks import Benchmark
 from trials.config import TrialConfig
@@ -54,6 +54,7 @@ def check_sweep(
 
     benchmark, problems = check_benchmark(config.trial) if sound("trial.benchmark") else (None, [])
     problems = [*problems, *_check_names(config, benchmark), *_check_space(config)]
+    problems += _check_searched_requests(config, benchmark) if benchmark and not problems else []
     problems += _check_rungs(config) if sound("scheduler", "trial.epochs") else []
     problems += _check_budget(config) if sound("budget", "baselines") else []
     problems += _check_baselines(config, whole=sound("trial")) if sound("baselines") else []
@@ -157,6 +158,18 @@ def _check_space(config: SweepConfig) -> list[Problem]:
         for problem in _problems_at(base, corner):
             if f"space.{problem.path}" not in known:
                 found[Problem(f"space.{problem.path}", problem.message)] = None
+    return list(found)
+
+
+def _check_searched_requests(config: SweepConfig, benchmark: Benchmark) -> list[Problem]:
+    """Whether every choice of requests in the space is one that the benchmark has."""
+    base = config.trial.model_dump(mode="json")
+    found: dict[Problem, None] = {}
+    for corner in config.search_space.corners():
+        point = {path: value for path, value in corner.items() if _within(path, "requests")}
+        for problem in check_requests(TrialConfig.model_validate(with_paths(base, point)), benchmark) if point else []:
+            place = problem.path.removeprefix("trial.")
+            found[Problem(f"space.{place if place in point else next(iter(point))}", problem.message)] = None
     return list(found)
 
 

@@ -28,11 +28,12 @@ def check_benchmark(trial: TrialConfig, *, unlearn: bool = True) -> tuple[Benchm
         benchmark = load_benchmark(trial.benchmark)
     except BenchmarkError as error:
         return None, [Problem(f"trial.benchmark.{error.field}", str(error))]
-    requests = _check_requests(trial, benchmark) if unlearn else []
+    requests = check_requests(trial, benchmark) if unlearn else []
     return benchmark, [*requests, *_check_retain_log(trial, benchmark)]
 
 
-def _check_requests(trial: TrialConfig, benchmark: Benchmark) -> list[Problem]:
+def check_requests(trial: TrialConfig, benchmark: Benchmark) -> list[Problem]:
+    """Whether there is something to forget, and as many requests and epochs for them as are asked for."""
     if not benchmark.forget or not benchmark.retain_pool:
         return [Problem("trial.benchmark", "it has no forget and retain set to unlearn by; name both corpora")]
     try:

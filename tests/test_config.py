@@ -352,6 +352,10 @@ trial: {requests: {parts: 2, count: 3}}
   trial.requests.count: ...3...2...
 trial: {requests: {parts: 9, order: successive}}
   trial.epochs: 8 epochs are fewer than the 9 requests, made one after the other; raise it
+space: {requests.count: {choice: [1, 2]}}
+  space.requests.count: count 2 is more than there are requests (1); lower it
+{trial: {epochs: 4, requests: {parts: 6}}, space: {requests.order: {choice: [together, successive]}}}
+  space.requests.order: 4 epochs are fewer than the 6 requests, made one after the other; raise it
 space: {evaluation.every: {choice: [1, 2]}}
   space.evaluation.every: is the same for every trial of a sweep; set it in `trial`, one sweep a value
 tracking: {uri: "file:./mlruns"}
