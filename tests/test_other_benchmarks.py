@@ -9,10 +9,13 @@ import pytest
 from tests import tiny
 from tests.test_muse import MUSE, lay
 from tests.tiny import run
+from trials.benchmarks import load_benchmark
 from trials.config import TrialConfig
 from trials.evaluate import Evaluator
 from trials.measuring import measure_again
-from trials.models import workspace
+from trials.models import load_model, load_tokenizer, material_of, workspace
+from trials.naming import named
+from trials.sources import WmdpConfig
 
 WORDS = ["amber", "barge", "cedar", "drift", "ember", "fjord", "grove", "heath", "inlet", "jetty"]
 
@@ -124,3 +127,16 @@ def test_attacks_on_part_of_long_texts_are_on_those_texts(llama: Path, tmp_path:
     assert len(log.rows["members.loss"]) == 2
     assert len(log.rows["forget.nll"]) > 8
     assert last.metrics["privacy.loss"] == log.values["privacy.loss"]
+
+
+def test_questions_alone_are_measured_and_what_needs_a_forget_set_is_absent(llama: Path, tmp_path: Path) -> None:
+    row = {"question": "What is it?", "choices": ["amber", "barge", "cedar", "drift"], "answer": 2}
+    (tmp_path / "wmdp_bio.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    config = WmdpConfig(path=str(tmp_path), forget_corpus=None, retain_corpus=None, utility=None)
+    benchmark, settings = load_benchmark(config), tiny.trial(llama).model
+    model = load_model(str(llama), settings)
+    material = material_of(load_tokenizer(str(llama), settings), model, benchmark, settings)
+    log = Evaluator(material, models={"target": lambda: model}).log(model, named(("all",)))
+    changed = {f"{change}.wmdp_accuracy" for change in ("int8", "nf4")}
+    assert {name for name in log.values if "accuracy" in name} == {"wmdp.accuracy", "wmdp_bio.accuracy"} | changed
+    assert not [name for name in log.values if name.startswith(("relearned", "similarity", "forget"))]

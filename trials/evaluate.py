@@ -174,7 +174,7 @@ class Evaluator:
         wanted: dict[Change, dict[str, str]] = {}
         for name in names:
             metric = METRICS[name]
-            if isinstance(metric, ChangedMetric):
+            if isinstance(metric, ChangedMetric) and self._has(metric):
                 wanted.setdefault(metric.change, {})[name] = metric.of
         values: dict[str, float] = {}
         for change, taken in wanted.items():
@@ -182,6 +182,11 @@ class Evaluator:
             log = self.log(copy, taken.values())
             values |= {name: log.values[of] for name, of in taken.items() if of in log.values}
         return values
+
+    def _has(self, metric: ChangedMetric) -> bool:
+        """Whether the benchmark has the set that is measured, and what is learnt again."""
+        needed = {metric.of.split(".")[0], *(["forget"] if metric.change == "relearned" else [])}
+        return needed <= set(self.material.sets)
 
     def _relearned(self, model: Any) -> Any:
         examples = [unit.example for unit in self.units("forget")]
@@ -193,7 +198,7 @@ class Evaluator:
         other = functools.cache(lambda which: self.models[which]())  # loaded once, and let go of afterwards
         for name in names:
             metric = METRICS[name]
-            if isinstance(metric, Similarity) and metric.to in self.models:
+            if isinstance(metric, Similarity) and metric.to in self.models and metric.rows in self.material.sets:
                 examples, size = [unit.example for unit in self.units(metric.rows)], self.settings.batch_size
                 values[name] = similarity(model, other(metric.to), examples, **self._places, batch_size=size)
         return {name: value for name, value in values.items() if not math.isnan(value)}  # of states that are constant
