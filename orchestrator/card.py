@@ -45,6 +45,7 @@ class Export:
         values: Metrics of the export, measured after it was loaded again.
         intervals: Of those that are means over rows.
         tolerance: How near they came to what is recorded, relative.
+        prompt: How a question is put to it, with an answer.
     """
 
     summary: Summary
@@ -56,6 +57,7 @@ class Export:
     values: Mapping[str, float]
     intervals: Mapping[str, Interval]
     tolerance: float
+    prompt: str
 
 
 def card(export: Export) -> str:
@@ -130,7 +132,9 @@ def _head(export: Export) -> list[Block]:
         f'model = {loader}.from_pretrained("path/to/this/folder")\n'
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
     )
-    return [Heading(f"{info.name}, trial {export.record.trial_id}", 1), Paragraph((said,)), Listing(code)]
+    asked = "It was trained and measured in this form; a prompt ends before the answer and the blank in front of it:"
+    name = Heading(f"{info.name}, trial {export.record.trial_id}", 1)
+    return [name, Paragraph((said,)), Listing(code), Paragraph((asked,)), Listing(export.prompt)]
 
 
 def _data(export: Export) -> list[Block]:

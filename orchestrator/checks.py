@@ -21,7 +21,7 @@ from search_spaces.space import Float, SearchSpace, SpaceError, conditions, get_
 from trials.benchmarks import Benchmark
 from trials.config import TrialConfig
 from trials.presets import PRESETS
-from trials.registry import METRICS
+from trials.registry import AS_RETAIN, METRICS
 
 if TYPE_CHECKING:
     from orchestrator.config import SweepConfig
@@ -108,6 +108,9 @@ def _check_names(config: SweepConfig, benchmark: Benchmark | None) -> list[Probl
         elif rungs and METRICS[name].cost != "one pass":
             dear = f"{name!r} takes {METRICS[name].cost}, and rungs compare metrics of one pass only"
             problems.append(Problem(path, f"{dear}; choose another or set scheduler.type=none"))
+        elif path.startswith("objectives") and METRICS[name].better in (AS_RETAIN, "near 0"):
+            best = f"{name!r} is best {METRICS[name].better}, neither low nor high"
+            problems.append(Problem(path, f"{best}; take one of privacy.closeness_* or aggregate.privacy, max"))
         elif path.startswith("objectives") and math.isinf(config.worst_of(name)):
             problems.append(
                 Problem(

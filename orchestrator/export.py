@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -125,9 +125,12 @@ def run_export(pick: Pick, to: Path, *, merge: bool) -> int:
             values={name: log.values[name] for name in named(pick.trial.evaluation.metrics) if name in log.values},
             intervals=intervals(log),
             tolerance=tolerance,
+            prompt=log.about["prompt"],
         )
         (made / "README.md").write_text(card(export), encoding="utf-8")
         (made / "trial.json").write_text(pick.trial.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        for file in made.iterdir():
+            file.chmod(0o644)  # weights are written for their owner only
         os.replace(made, to)
     console = Console(highlight=False, soft_wrap=True)
     said = f"{to}: the {kind} of trial {pick.record.trial_id}, loaded again and scoring as recorded"
@@ -239,7 +242,8 @@ def _measured(trial: TrialConfig, made: Path) -> EvalLog:
     benchmark = load_benchmark(trial.benchmark)
     model, tokenizer = load_any(str(made), trial.model)
     material = material_of(tokenizer, model, benchmark, trial.model)
-    return evaluator_for(trial, material).log(model, named(trial.evaluation.metrics))
+    log = evaluator_for(trial, material).log(model, named(trial.evaluation.metrics))
+    return replace(log, about={"prompt": material.asked})
 
 
 def _compare(pick: Pick, values: Mapping[str, float], tolerance: float) -> int:

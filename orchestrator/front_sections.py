@@ -31,7 +31,8 @@ def other_metrics(summary: Summary) -> list[Block]:
         failed = Paragraph(("These trials could not be measured further; resuming the sweep tries again.",))
         found += [failed, Table(["trial", "why"], list(summary.unmeasured.items()))]
     if any(name in metrics for metrics in summary.anchors.values() for name in names):
-        found.append(Paragraph(("Below the trials stand the models that unlearning is judged by.",)))
+        below = "Below the front stand published settings, then the models that trials are judged by."
+        found.append(Paragraph((below,)))
     found += [_table(summary, names)] if 0 < len(names) <= WIDE else _by_group(summary, names)
     return [Heading("Other metrics of the front"), *found] if found else []
 
@@ -56,7 +57,9 @@ def _shared_out(names: Sequence[str]) -> list[Sequence[str]]:
 
 
 def _table(summary: Summary, names: Sequence[str], cut: int = 0) -> Table:
+    beside = [record for record in summary.candidates if record.label and record not in summary.front]
     rows = [[name_of(record, summary), *map(record.metrics.get, names)] for record in summary.front]
+    rows += [[f"{record.trial_id} ({record.label})", *map(record.metrics.get, names)] for record in beside]
     rows += [
         [f"{which} model", *map(metrics.get, names)]
         for which, metrics in summary.anchors.items()

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from orchestrator.trial_checks import absence
 from trials.config import TrialConfig
 from trials.identity import cached_model, log_file
-from trials.logs import EvalLog, References, read_log
+from trials.logs import EvalLog, References, mismatch, read_log
 from trials.naming import completed, named, with_inputs
 
 Which = Literal["target", "retain"]
@@ -54,6 +54,8 @@ def prepare_models(trial: TrialConfig, data: str, console: Console) -> dict[Whic
     # Ours are small and take a core each; of two that are brought, a GPU may hold one only.
     for together in [missing] if model.path is None else [[which] for which in missing]:
         _measure(together, trial, console, logs)
+    if "retain" in logs and (other := mismatch(logs["retain"], logs["target"].about)):
+        raise PrepareError(f"model.retain_log: {other}; evaluate the retain model as the target is asked")
     measured = named((*trial.evaluation.metrics, *trial.evaluation.front))
     models = References(target=logs["target"], retain=logs.get("retain"))
     return {

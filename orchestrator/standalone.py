@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +20,7 @@ from orchestrator.trial_checks import check_benchmark, check_model
 from search_spaces.space import with_paths
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
 from trials.config import TrialConfig
-from trials.logs import EvalLog, LogError, References, fingerprint_of, read_log, write_log
+from trials.logs import EvalLog, LogError, References, fingerprint_of, mismatch, read_log, write_log
 from trials.naming import GROUPS, named, references_of, rows_of
 from trials.registry import METRICS
 from trials.result import TrialFailed
@@ -125,6 +125,8 @@ def run_evaluation(request: Request) -> int:
         raise ConfigError("evaluate", [Problem("--model", " ".join(str(error).split()))]) from None
     except torch.OutOfMemoryError as error:
         raise RunFailed(f"out of memory; lower evaluation.batch_size ({error})") from error
+    if request.to:
+        write_log(request.to, log)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 140)  # a file or a pipe has room
@@ -134,7 +136,6 @@ def run_evaluation(request: Request) -> int:
     for line in (*lines(absences(log, request.names, given)), *_warnings(request, log)):
         console.print(line, markup=False, soft_wrap=True)
     if request.to:
-        write_log(request.to, log)
         console.print(f"log: {request.to}", markup=False, soft_wrap=True)
     return 0
 
@@ -221,6 +222,8 @@ def _logs(files: Mapping[Which, Path | None], problems: list[Problem]) -> Refere
 
 
 def _check_to(to: Path) -> list[Problem]:
+    if to.is_file():
+        return [Problem("--to", f"{str(to)!r} is there already; give another, or remove it")]
     if to.is_dir() or not to.parent.is_dir() or not os.access(to.parent, os.W_OK):
         return [Problem("--to", f"{str(to)!r} is not a file in a folder that can be written; give another")]
     return []
@@ -242,19 +245,17 @@ def _evaluate(request: Request, benchmark: Benchmark) -> tuple[EvalLog, Given]:
     if retain := trial.model.retain_path:
         loaders["retain"] = lambda: load_model(retain, settings_of(trial.model, "retain"))
     material = material_of(tokenizer, model, benchmark, trial.model)
+    here = about(trial, material, str(trial.model.path))
+    for which in get_args(Which):
+        if (given := getattr(references, which)) and (other := mismatch(given, here)):
+            raise ConfigError("evaluate", [Problem(f"--{which}-log", f"{other}; evaluate that model as this one")])
     log = Evaluator(material, trial.evaluation, references, loaders).log(model, request.names)
     compared = {f"{which}_log": getattr(references, which) for which in get_args(Which)}
-    given = {name: fingerprint_of(each) for name, each in compared.items() if each}
-    return EvalLog(log.values, log.rows, about(trial, benchmark, str(trial.model.path)) | given), Given(
-        benchmark.evaluated.keys(), references, loaders.keys()
-    )
+    log = replace(log, about=here | {name: fingerprint_of(each) for name, each in compared.items() if each})
+    return log, Given(benchmark.evaluated.keys(), references, loaders.keys())
 
 
 def _warnings(request: Request, log: EvalLog) -> Iterator[str]:
-    for which in get_args(Which):
-        reference = getattr(request.references, which)
-        if reference and reference.about.get("data", log.about["data"]) != log.about["data"]:
-            yield f"warning: the log of the {which} model is of other rows: what compares with it means little"
     if wrong := [name for name in request.names if math.isnan(log.values.get(name, 0.0))]:
         shown = ", ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
         yield f"warning: {shown} came out as no number: the model gives NaN"

@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.problems import Problem, did_you_mean
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark, parts_of
 from trials.config import TrialConfig
-from trials.logs import LogError, read_log
+from trials.logs import LogError, mismatch, read_log
 from trials.naming import GROUPS, looked_into, models_of, named, rows_of
 from trials.registry import METRICS
 
@@ -55,15 +55,9 @@ def _check_retain_log(trial: TrialConfig, benchmark: Benchmark) -> list[Problem]
         log = read_log(Path(os.path.expanduser(trial.model.retain_log)))
     except LogError as error:
         return [Problem(path, str(error))]
-    same = {
-        "data": benchmark.digest(),
-        "prompt": trial.model.prompt.model_dump_json(),
-        "hide_pad": str(trial.model.hide_pad).lower(),
-    }
-    for name, here in same.items():
-        if log.about.get(name, here) != here:
-            other = f"the log was taken with another {name} ({log.about[name]}, here {here})"
-            return [Problem(path, f"{other}; evaluate the retain model as this file does")]
+    hide_pad = str(trial.model.hide_pad).lower()
+    if other := mismatch(log, {"benchmark": benchmark.name, "data": benchmark.digest(), "hide_pad": hide_pad}):
+        return [Problem(path, f"{other}; evaluate the retain model as this file does")]
     rows = log.rows.get("forget.wrong_over_right")
     if rows is not None and len(rows) != len(benchmark.forget):
         other = f"the log has {len(rows)} forget rows and the benchmark {len(benchmark.forget)}"
@@ -142,4 +136,5 @@ def absence(trial: TrialConfig) -> str:
     """A line on what is not measured for want of a retain model; "" where nothing is."""
     names = without_retain(trial, named((*trial.evaluation.metrics, *trial.evaluation.front)))
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return f"not measured without a retain model (model.retain_path or retain_log): {shown}" if names else ""
+    remedy = "model.retain_path" + ("" if trial.model.retain_log else " or retain_log")
+    return f"not measured without a retain model ({remedy}): {shown}" if names else ""

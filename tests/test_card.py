@@ -73,6 +73,7 @@ def export(
         values={FORGET: 0.1, RETAIN: 0.7, "forget.nll": 3.21987},
         intervals={FORGET: (0.0512, 0.1579)},
         tolerance=1e-5,
+        prompt="Question: Who?\nAnswer: Ada.",
     )
     return replace(made, **changes)
 

@@ -272,9 +272,9 @@ def test_a_retain_log_of_other_rows_or_another_prompt_is_refused_before_anything
 
     assert said(model=model) == []
     [other] = said(model=model, benchmark={"seed": 1})
-    assert other.startswith("the log was taken with another data (")
+    assert other.startswith("the log was taken with another data, ")
     [other] = said(model=model | {"hide_pad": True})
-    assert other.startswith("the log was taken with another hide_pad (false, here true)")
+    assert other.startswith("the log was taken with another hide_pad, 'false' (authors), here 'true' (authors)")
     write_log(tmp_path / "log.json", replace(made, about={}, rows={"forget.wrong_over_right": np.ones(5)}))
     assert said(model=model) == [
         "the log has 5 forget rows and the benchmark 6; evaluate the retain model on this benchmark"

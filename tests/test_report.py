@@ -316,13 +316,14 @@ def test_what_goes_beyond_the_retain_model_is_said(full: Run) -> None:
 def test_a_few_other_metrics_of_the_front_are_one_table_with_the_models_they_are_judged_by(full: Run) -> None:
     full.measured(2, forget__fluency=4.5, relearned__forget_probability=0.75)
     assert full.section("Other metrics of the front") == [
-        "Below the trials stand the models that unlearning is judged by.",
+        "Below the front stand published settings, then the models that trials are judged by.",
         "",
         "| trial | forget.fluency | forget.nll | relearned.forget_probability |",
         "| --- | ---: | ---: | ---: |",
         "| 00003 |  | 3 |  |",
         "| 00002 (knee) | 4.5 | 1.9 | 0.75 |",
         "| 00000 |  | 0.5 |  |",
+        "| 00001 (wga) |  | 0.5 |  |",
         "| retain model |  | 2 |  |",
     ]
     rows = _rows(full.folder / "front.csv")
@@ -336,7 +337,7 @@ def test_many_other_metrics_of_the_front_are_a_table_or_more_for_each_part_befor
     run.trial(0.5, 0.5, own__guess=3.0)
     run.measured(0, **spoken, tofu__model_utility=0.5, privacy__loss=0.25)
     assert [line for line in run.section("Other metrics of the front") if line] == [
-        "Below the trials stand the models that unlearning is judged by.",
+        "Below the front stand published settings, then the models that trials are judged by.",
         r"### forget.\*",
         "| trial | m0 | m1 | m2 | m3 | m4 |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

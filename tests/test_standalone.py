@@ -69,7 +69,7 @@ def test_a_log_says_what_it_is_of(llama: Path, authors: Path, cli: Cli) -> None:
     about = read_log(Path("log.json")).about
     assert about["model"] == str(llama)
     assert (about["benchmark"], about["dtype"]) == ("authors", "float32")
-    assert json.loads(about["prompt"]) == {"type": "auto"}
+    assert about["prompt"] == "Question: Who?\nAnswer: Ada.<|end|>"
     assert all(re.fullmatch(r"[0-9a-f]{16}", about[name]) for name in ("data", "model_digest"))
     assert {"unlearn-sweep", "torch", "transformers"} <= about.keys()
     assert not {"target_log", "retain_log"} & about.keys()
@@ -113,7 +113,7 @@ def test_settings_of_benchmark_model_and_evaluation_can_be_set(llama: Path, tofu
     assert (len(log.rows["forget.truth_ratio"]), len(log.rows["retain.nll"])) == (40, 40)
     assert log.about["benchmark"] == "tofu-forget05"
     assert log.about["dtype"] == "bfloat16"
-    assert json.loads(log.about["prompt"])["template"] == "{question} {answer}"
+    assert log.about["prompt"] == "Who? Ada.<|end|>"
 
 
 def test_the_retain_model_itself_serves_where_its_log_is_not_given(llama: Path, authors: Path, cli: Cli) -> None:
@@ -126,14 +126,29 @@ def test_the_retain_model_itself_serves_where_its_log_is_not_given(llama: Path, 
     assert values["similarity.forget_to_retain"] == pytest.approx(1.0)
 
 
-def test_a_reference_of_other_rows_is_warned_of(llama: Path, authors: Path, cli: Cli) -> None:
+def test_a_reference_of_other_rows_or_another_prompt_is_refused(llama: Path, authors: Path, cli: Cli) -> None:
     asked = ("evaluate", "--model", llama, "--benchmark", authors, "--metrics", "tofu.forget_quality")
     assert cli(*asked, "--set", "benchmark.seed=1", "--to", "other.json")[0] == 0
-    code, out, _ = cli(*asked, "--retain-log", "other.json")
-    assert code == 0
-    assert "warning: the log of the retain model is of other rows" in out
+    code, _, err = cli(*asked, "--retain-log", "other.json")
+    assert code == 2
+    assert "--retain-log: the log was taken with another data" in err
     write_log(Path("foreign.json"), EvalLog({"forget.nll": 1.0}))
-    assert "warning" not in cli(*asked, "--retain-log", "foreign.json")[1]  # it does not say what it is of
+    assert cli(*asked, "--retain-log", "foreign.json")[0] == 0  # it does not say what it is of
+    assert cli(*asked, "--to", "plain.json")[0] == 0
+    # The same words by another name are the same prompt, and other words another one.
+    settings = ("--set", "model.prompt.type=plain", "--retain-log", "plain.json")
+    assert cli(*asked, *settings)[0] == 0
+    code, _, err = cli(*asked, *settings, "--set", "model.prompt.template='Q: {question} A: {answer}'")
+    assert code == 2
+    assert "--retain-log: the log was taken with another prompt, 'Question: Who?" in err
+
+
+def test_a_log_that_is_there_is_not_written_over(llama: Path, authors: Path, cli: Cli) -> None:
+    Path("log.json").write_text("mine", encoding="utf-8")
+    code, _, err = cli("evaluate", "--model", llama, "--benchmark", authors, "--to", "log.json")
+    assert code == 2
+    assert "--to: 'log.json' is there already; give another, or remove it" in err
+    assert Path("log.json").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_model_that_gives_nan_is_measured_with_a_warning(llama: Path, authors: Path, cli: Cli) -> None:

@@ -282,3 +282,12 @@ def _total(logged: Mapping[str, Any], entry: str) -> float | None:
     found = logged.get(entry)
     value = found.get("agg_value", found.get("auc")) if isinstance(found, dict) else found
     return None if value is None else _read(value, f"`{entry}`")
+
+
+def mismatch(log: EvalLog, about: Mapping[str, str]) -> str:
+    """What makes a log one of something else than `about` says: other rows, another prompt; "" if nothing does."""
+    for name in ("data", "prompt", "hide_pad"):
+        if name in about and log.about.get(name, about[name]) != about[name]:
+            there, here = (f"{each[name]!r} ({each.get('benchmark', '?')})" for each in (log.about, about))
+            return f"the log was taken with another {name}, {there}, here {here}"
+    return ""

@@ -59,6 +59,12 @@ class Material:
         self._parts: dict[tuple[str, str], list[tuple[Example, ...]]] = {}
 
     @property
+    def asked(self) -> str:
+        """How a question is put, by example: whatever the settings call it, two models that differ in it differ."""
+        (example,) = encode(self.tokenizer, [Row("Who?", "Ada.")], self.prompt)
+        return str(self.tokenizer.decode([*example.prompt, *example.answer]))
+
+    @property
     def sets(self) -> list[str]:
         """Names of the sets that metrics can be taken on."""
         return list(self.benchmark.evaluated)

@@ -18,6 +18,7 @@ from trials.config import TrialConfig
 from trials.evaluate import Evaluator
 from trials.identity import log_file, model_digest
 from trials.logs import EvalLog, LogError, References, read_log, write_log
+from trials.material import Material
 from trials.models import Which, Workspace, load_model, load_tokenizer, material_of, model_folder, settings_of
 from trials.naming import named, references_of
 from trials.result import TrialFailed
@@ -53,7 +54,7 @@ def reference_log(
     log = Evaluator(material, config.evaluation, models=models).log(
         model, named((*config.evaluation.metrics, *config.evaluation.front))
     )
-    log = replace(log, about=about(config, benchmark, folder))
+    log = replace(log, about=about(config, material, folder) | {"which": which})
     file.parent.mkdir(parents=True, exist_ok=True)
     write_log(file, log)
     return log
@@ -89,22 +90,22 @@ def models_for(
     return found
 
 
-def about(config: TrialConfig, benchmark: Benchmark, folder: str) -> dict[str, str]:
+def about(config: TrialConfig, material: Material, folder: str) -> dict[str, str]:
     """What a log is of: enough to tell whether two of them can be compared.
 
     Args:
-        config: Benchmark, prompt, dtype and evaluation.
-        benchmark: The rows.
+        config: Benchmark, dtype and evaluation.
+        material: The rows, in the tokens of the model.
         folder: Folder or hub id of the model.
     """
-    data, model = benchmark.digest(), config.model
+    data, model = material.benchmark.digest(), config.model
     itself = model.model_copy(update={"path": folder})
     return {
         "model": folder,
         "model_digest": model_digest(itself, data=data),
-        "benchmark": benchmark.name,
+        "benchmark": material.benchmark.name,
         "data": data,
-        "prompt": model.prompt.model_dump_json(),
+        "prompt": material.asked,
         "hide_pad": str(model.hide_pad).lower(),
         "dtype": model.dtype,
         "max_new_tokens": str(config.evaluation.max_new_tokens),
