@@ -323,7 +323,7 @@ def test_a_few_other_metrics_of_the_front_are_one_table_with_the_models_they_are
         "| 00003 |  | 3 |  |",
         "| 00002 (knee) | 4.5 | 1.9 | 0.75 |",
         "| 00000 |  | 0.5 |  |",
-        "| 00001 (wga) |  | 0.5 |  |",
+        "| 00001 (wga) |  | 0.4 |  |",
         "| retain model |  | 2 |  |",
     ]
     rows = _rows(full.folder / "front.csv")
