@@ -127,8 +127,12 @@ def _see_through(
             connect()
             with _terminable() as check:  # only now: Ray puts a handler of its own when it starts
                 ledger.listen(check)
-                if searching:
-                    _run_rounds(sweep, ledger, folder, digests, trial, console)
+                try:
+                    if searching:
+                        _run_rounds(sweep, ledger, folder, digests, trial, console)
+                except RunFailed:
+                    check()  # Optuna turns an interrupt within its journal's lock into an error of its own
+                    raise
                 if trial is None:
                     measure_front(sweep, ledger, folder, console)
     except KeyboardInterrupt:
@@ -244,7 +248,7 @@ def _logging_to(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[Callable[[Event], None]]:
+def _terminable() -> Iterator[Callable[..., None]]:
     """SIGTERM, as a cluster sends it before it takes a node away, ends a sweep like Ctrl-C.
 
     SIGINT is set too: a shell starts what it puts into the background with SIGINT ignored.
@@ -259,7 +263,7 @@ def _terminable() -> Iterator[Callable[[Event], None]]:
         asked.append(number)
         raise KeyboardInterrupt
 
-    def check(_: Event) -> None:
+    def check(_: Event | None = None) -> None:
         if asked:
             raise KeyboardInterrupt
 
