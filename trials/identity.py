@@ -56,11 +56,7 @@ def model_digest(model: ModelConfig, *, data: str, which: str = "target") -> str
     if not folder.is_dir():
         revision = model.revision if which == "target" else model.retain_revision
         return digest({"hub": path, "revision": revision})
-    files = sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix in {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken"}
-    )
+    files = sorted(file for file in folder.iterdir() if file.suffix in _MADE_OF)
     return digest({file.name: _file_digest(file) for file in files})
 
 
