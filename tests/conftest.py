@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +56,14 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests import tiny  # slow to import, and most tests need no model
 
     return tiny.saved_model(tmp_path_factory.mktemp("mein 'modell' 東京"))
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """The command line, in an empty folder."""
+    from tests.runs import Cli  # it imports torch, and most tests need no model
+
+    place = tmp_path / 'it\'s "hier" & [b] 日本'
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return Cli(monkeypatch, capsys)

@@ -44,15 +44,6 @@ def _cold() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """The command line, in an empty folder."""
-    place = tmp_path / 'it\'s "hier" & [b] 日本'
-    place.mkdir()
-    monkeypatch.chdir(place)
-    return Cli(monkeypatch, capsys)
-
-
 def reloaded(folder: Path) -> Any:
     """As anybody would load it."""
     loader = peft.AutoPeftModelForCausalLM if (folder / "adapter_config.json").exists() else AutoModelForCausalLM

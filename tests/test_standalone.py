@@ -30,15 +30,6 @@ def _cold() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """The command line, in an empty folder."""
-    place = tmp_path / 'it\'s "hier" & [b] 日本'
-    place.mkdir()
-    monkeypatch.chdir(place)
-    return Cli(monkeypatch, capsys)
-
-
 @pytest.fixture(scope="module")
 def authors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The settings of a small benchmark, as a YAML file."""
