@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.events import Record, SweepInfo
 from orchestrator.front import hypervolume_of
-from orchestrator.ledger import Record, SweepInfo
 from search_spaces.space import get_path
 
 SUBSETS = 300

@@ -17,7 +17,8 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.config import load_sweep
-from orchestrator.ledger import Epoch, read_events
+from orchestrator.events import Epoch
+from orchestrator.ledger import read_events
 from orchestrator.prepare import prepare_models
 from orchestrator.sweep import run_sweep
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import yaml
 
 from orchestrator.document import Block, Heading, Listing, Paragraph, Table, markdown
+from orchestrator.events import Record
 from orchestrator.front import Summary, dominators_of, has_all, settings_of
-from orchestrator.ledger import Record
 from orchestrator.markdown import summary as first_paragraph
 from orchestrator.scores import RESAMPLES, Interval, direction, words
 from search_spaces.space import flat

@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
 from orchestrator.checks import check_sweep
-from orchestrator.ledger import SweepInfo
+from orchestrator.events import SweepInfo
 from orchestrator.problems import ConfigError, Problem, problems_of, read_yaml, require_run_folder
+from orchestrator.search_config import BOUND, TPE, Budget, Confirm, ParetoASHA, Phase, Sampler, Scheduler, floors_of
 from search_spaces.space import SearchSpace, with_paths
 from trials.benchmarks import Benchmark
 from trials.config import TrialConfig
@@ -27,50 +28,10 @@ from trials.naming import models_of, named
 from trials.presets import PRESETS
 from trials.registry import METRICS
 from trials.settings import Frozen
-from trials.sources import Seed
 
+_NOT_IDENTITY = ("description", "budget", "resources", "tracking", "warm_start", "confirm")
 _LONG = {"minimize": "min", "maximize": "max"}
 Direction = Annotated[Literal["min", "max"], BeforeValidator(lambda word: _LONG.get(str(word), word))]
-
-
-class TPE(Frozen):
-    """Tree-structured Parzen estimators over several objectives, multivariate, grouped by active parameters."""
-
-    type: Literal["tpe"] = "tpe"
-    seed: Seed = 0
-    startup: PositiveInt = Field(10, description="trials drawn at random before the model of the space is used")
-
-
-class Random(Frozen):
-    """Independent draws from the space."""
-
-    type: Literal["random"] = "random"
-    seed: Seed = 0
-
-
-class ParetoASHA(Frozen):
-    """Successive halving without waiting, by non-dominated sorting on all objectives within a rung."""
-
-    type: Literal["pareto_asha"] = "pareto_asha"
-    grace_period: PositiveInt = Field(2, description="epochs that every trial gets: the first rung")
-    reduction_factor: int = Field(2, ge=2, description="of the trials at a rung, one in so many goes on")
-    floors: dict[str, float] = Field(
-        {},
-        description="collapse rule: metric to be maximised -> value under which a trial is stopped at any rung",
-    )
-
-
-class NoScheduler(Frozen):
-    """Every trial runs to the full budget."""
-
-    type: Literal["none"] = "none"
-
-
-class Budget(Frozen):
-    """When a sweep ends."""
-
-    trials: PositiveInt = Field(64, description="all in all, baselines included")
-    concurrent: PositiveInt | None = Field(None, description="trials at once; null: as many as the resources carry")
 
 
 class Resources(Frozen):
@@ -100,12 +61,26 @@ class SweepConfig(Frozen):
     reference_point: dict[str, float] = Field(
         {}, description="of the hypervolume; null: the worst end of each objective's range"
     )
-    sampler: Annotated[TPE | Random, Field(discriminator="type")] = TPE()
-    scheduler: Annotated[ParetoASHA | NoScheduler, Field(discriminator="type")] = ParetoASHA()
+    constraints: dict[str, Annotated[str, Field(pattern=BOUND)]] = Field(
+        {}, description="metric -> bound, as in '>= 0.5 * target' or '<= 0.2'; who misses one is not on the front"
+    )
+    sampler: Sampler = TPE()
+    phases: tuple[Phase, ...] = Field((), description="one after the other, instead of `sampler`")
+    replicates: PositiveInt = Field(1, description="seeds of each point, each a trial of its own")
+    warm_start: tuple[str, ...] = Field(
+        (), description="earlier run folders on the same benchmark and model: their trials count and are not run again"
+    )
+    scheduler: Scheduler = ParetoASHA()
     budget: Budget = Budget()
     baselines: tuple[str, ...] = Field((), description="presets that run first, to the full budget")
+    confirm: Confirm | None = Field(None, description="null: nobody is run again")
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
+
+    @property
+    def search_phases(self) -> tuple[Phase, ...]:
+        """The phases of the search; one with `sampler` where the file has none."""
+        return self.phases or (Phase(sampler=self.sampler),)
 
     @property
     def search_space(self) -> SearchSpace:
@@ -141,7 +116,7 @@ class SweepConfig(Frozen):
 
     def identity(self, data: str, model: str) -> dict[str, Any]:
         """What makes this sweep this sweep: contents (as digests) in; paths, budget, machines and words out."""
-        settings = self.model_dump(mode="json", exclude={"description", "budget", "resources", "tracking"})
+        settings = self.model_dump(mode="json", exclude=set(_NOT_IDENTITY))
         return settings | {"trial": with_digests(settings["trial"], data=data, model=model)}
 
     def fingerprint(self, benchmark: Benchmark) -> str:
@@ -237,10 +212,10 @@ def _absolute(config: SweepConfig) -> SweepConfig:
 def _measuring(config: SweepConfig) -> SweepConfig:
     """With every metric that the sweep compares trials by among those that a trial measures."""
     metrics = config.trial.evaluation.metrics
-    floors = config.scheduler.floors if isinstance(config.scheduler, ParetoASHA) else {}
+    compared = (*config.objectives, *floors_of(config.scheduler), *config.constraints)
     with contextlib.suppress(ValueError):  # a name that is none is told by the checks
         known = named(metrics)
-        more = tuple(name for name in (*config.objectives, *floors) if name in METRICS and name not in known)
+        more = tuple(name for name in compared if name in METRICS and name not in known)
         if more:
             return config.model_copy(update={"trial": config.trial_at({"evaluation.metrics": (*metrics, *more)})})
     return config

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from orchestrator.card import Export, Kind, card
 from orchestrator.config import SweepConfig
+from orchestrator.events import Record, SweepInfo
 from orchestrator.front import Summary, summarise
-from orchestrator.ledger import Record, SweepInfo, read_events
+from orchestrator.ledger import read_events
 from orchestrator.loading import load_any
 from orchestrator.problems import ConfigError, Problem, RunFailed, did_you_mean, require_run_folder
 from orchestrator.scores import intervals

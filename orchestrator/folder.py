@@ -13,7 +13,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.config import SweepConfig
-from orchestrator.ledger import Ended, Epoch, Event, Ledger, SweepInfo, read_events, write_atomically
+from orchestrator.events import Ended, Epoch, Event, SweepInfo
+from orchestrator.ledger import Ledger, read_events, write_atomically
 from orchestrator.problems import ConfigError, Problem
 from orchestrator.tracking_uri import recorded_uri, resolve_uri
 from search_spaces.space import flat

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator import pareto
-from orchestrator.ledger import Anchor, Ended, Epoch, Event, Measured, Record, State, Suggested, SweepInfo, records
+from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Record, State, Suggested, SweepInfo, records
 from search_spaces.space import get_path
 
 Objectives = Mapping[str, Literal["min", "max"]]
@@ -28,8 +28,17 @@ def has_all(metrics: Mapping[str, float], objectives: Iterable[str]) -> bool:
 
 
 def candidates_of(found: Iterable[Record], objectives: Objectives) -> list[Record]:
-    """The trials that may be on the front: COMPLETE, with all objectives; in the order given."""
-    return [record for record in found if record.state == "COMPLETE" and has_all(record.metrics, objectives)]
+    """The trials that may be on the front, in the order given.
+
+    COMPLETE, with all objectives, within the constraints, and points of their own: other seeds of a point say how sure
+    it is, and do not get another chance to be lucky.
+    """
+    return [
+        record
+        for record in found
+        if record.state == "COMPLETE" and record.of is None and not record.violations
+        if has_all(record.metrics, objectives)
+    ]
 
 
 def front_of(found: Iterable[Record], objectives: Objectives) -> list[Record]:

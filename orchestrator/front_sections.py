@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from orchestrator.document import Block, Heading, Paragraph, Table
+from orchestrator.events import Record
 from orchestrator.front import Summary, metric_names
-from orchestrator.ledger import Record
 from orchestrator.weight_profiles import tabled
 from trials.registry import METRICS
 

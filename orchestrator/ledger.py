@@ -11,141 +11,63 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import TypeAdapter
 
-State = Literal["COMPLETE", "PRUNED", "FAIL"]
+from orchestrator.events import Anchor, Ended, Event, Measured, Opened, Record, record_of, records
 
-
-class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Anchor(_Line):
-    """Metrics of a model that is not a trial: the target model or the retain model."""
-
-    event: Literal["anchor"] = "anchor"
-    at: float = Field(default_factory=time.time)
-    name: Literal["target", "retain"]
-    metrics: dict[str, float]
-
-
-class Suggested(_Line):
-    """A trial was proposed. `params` are the values at the paths of the search space, `config` the whole trial."""
-
-    event: Literal["suggested"] = "suggested"
-    at: float = Field(default_factory=time.time)
-    trial_id: str
-    number: int
-    label: str | None
-    params: dict[str, Any]
-    config: dict[str, Any]
-    fingerprint: str
-    seed: int
-
-
-class Epoch(_Line):
-    """An epoch of a trial was evaluated; `seconds` is the trial's own time for it."""
-
-    event: Literal["epoch"] = "epoch"
-    at: float = Field(default_factory=time.time)
-    trial_id: str
-    epoch: int
-    metrics: dict[str, float]
-    seconds: float
-
-
-class Ended(_Line):
-    """A trial ended: COMPLETE at full budget, PRUNED when stopped early, FAIL with its cause in `failure`."""
-
-    event: Literal["ended"] = "ended"
-    at: float = Field(default_factory=time.time)
-    trial_id: str
-    state: State
-    epoch: int
-    failure: str | None = None
-
-
-class Measured(_Line):
-    """A trial of the front was measured again, once the search had ended; or could not be: why is in `failure`."""
-
-    event: Literal["measured"] = "measured"
-    at: float = Field(default_factory=time.time)
-    trial_id: str
-    metrics: dict[str, float]
-    seconds: float
-    failure: str | None = None
-
-
-Event = Annotated[Anchor | Suggested | Epoch | Ended | Measured, Field(discriminator="event")]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
-class Record(_Line):
-    """One ended trial, a line of `trials.jsonl`: metrics of its last epoch and measured later; `seconds` of its own."""
+class History:
+    """Events in their order, those of each trial at hand, and who listens; in memory alone.
 
-    trial_id: str
-    state: State
-    epoch: int
-    label: str | None
-    params: dict[str, Any]
-    metrics: dict[str, float]
-    fingerprint: str
-    seed: int
-    failure: str | None
-    started: float
-    seconds: float
-
-
-class SweepInfo(_Line):
-    """`sweep.json`: what this sweep is.
-
-    Attributes:
-        name: Name of the sweep and of its folder.
-        benchmark: Name of the benchmark, and of the MLflow experiment.
-        config: The sweep file, resolved.
-        objectives: Metric -> min or max.
-        reference_point: Metric -> the value against which hypervolume is measured.
-        fingerprint: Identity of the sweep; `data` and `model` are digests of benchmark and target model.
-        tracking_uri: Where MLflow records go.
-        created: Unix time.
+    Args:
+        events: What has happened already.
+        clock: Says what time it is, in seconds.
     """
 
-    name: str
-    benchmark: str
-    config: dict[str, Any]
-    objectives: dict[str, Literal["min", "max"]]
-    reference_point: dict[str, float]
-    fingerprint: str
-    data: str
-    model: str
-    tracking_uri: str
-    git_commit: str | None
-    versions: dict[str, str]
-    created: float
+    def __init__(self, events: Iterable[Event] = (), clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
+        self.events: list[Event] = []
+        self._of_trial: dict[str, list[Event]] = {}
+        self._listeners: list[Callable[[Event], None]] = []
+        for event in events:
+            self._remember(event)
 
-    @classmethod
-    def read(cls, folder: Path) -> SweepInfo:
-        """The sweep of a run folder.
+    def of(self, trial_id: str) -> Sequence[Event]:
+        """The events of one trial, in order; none for one that is not known."""
+        return self._of_trial.get(trial_id, ())
 
-        Raises:
-            FileNotFoundError: Not a run folder.
-        """
-        return cls.model_validate_json((folder / "sweep.json").read_text(encoding="utf-8"))
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Calls `listener` with each event once it is kept, in this thread: it must be quick and must not raise."""
+        self._listeners.append(listener)
+
+    def append(self, event: Event) -> None:
+        """Keeps one event, then tells the listeners."""
+        self._remember(event)
+        for listener in self._listeners:
+            listener(event)
+
+    def records(self) -> list[Record]:
+        """One record per ended trial, in the order in which they ended."""
+        return records(self.events)
+
+    def anchors(self) -> dict[str, dict[str, float]]:
+        """Name of the target or retain model -> its metrics."""
+        return {event.name: event.metrics for event in self.events if isinstance(event, Anchor)}
+
+    def _remember(self, event: Event) -> None:
+        self.events.append(event)
+        if not isinstance(event, Opened | Anchor):
+            self._of_trial.setdefault(event.trial_id, []).append(event)
 
 
-def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics without NaN and inf: JSON has no word for them, and a metric that is not a number is absent."""
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-
-
-class Ledger:
+class Ledger(History):
     """Appends events to `<folder>/ledger.jsonl` and keeps `<folder>/trials.jsonl` in step.
 
     Args:
@@ -157,7 +79,6 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._listeners: list[Callable[[Event], None]] = []
         path = folder / "ledger.jsonl"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -165,15 +86,11 @@ class Ledger:
         except BlockingIOError:
             os.close(self._file)
             raise
-        self.events = read_events(folder)
+        super().__init__(read_events(folder))
         # A torn last line would join the next one and lose it: cut it off before appending.
         self._length = sum(len(line) for line in _whole_lines(path))
         os.ftruncate(self._file, self._length)
         self._write_records()
-
-    def listen(self, listener: Callable[[Event], None]) -> None:
-        """Calls `listener` with each event after it is on disk, in this thread: it must be quick and must not raise."""
-        self._listeners.append(listener)
 
     def append(self, event: Event) -> None:
         """Writes one event, then tells the listeners.
@@ -182,19 +99,15 @@ class Ledger:
             OSError: The disk is full or gone; nothing was told to anybody.
         """
         self._write(event.model_dump_json())
-        self.events.append(event)
+        self._remember(event)
         if isinstance(event, Ended):
-            record = records(e for e in self.events if getattr(e, "trial_id", None) == event.trial_id)[-1]
+            record = record_of(self.of(event.trial_id))
             with open(self.folder / "trials.jsonl", "a", encoding="utf-8") as file:
                 file.write(record.model_dump_json() + "\n")
         elif isinstance(event, Measured):
             self._write_records()
         for listener in self._listeners:
             listener(event)
-
-    def records(self) -> list[Record]:
-        """One record per ended trial, in the order in which they ended."""
-        return records(self.events)
 
     def close(self) -> None:
         """Closes the file; the ledger takes no more events."""
@@ -238,39 +151,6 @@ def read_events(folder: Path) -> list[Event]:
         ValueError: A line in the middle is not an event: the file was edited or is of another version.
     """
     return [_EVENT.validate_python(json.loads(line)) for line in _whole_lines(folder / "ledger.jsonl")]
-
-
-def records(events: Iterable[Event]) -> list[Record]:
-    """What became of each ended trial, in the order in which they ended; what was measured later replaces nothing."""
-    suggested: dict[str, Suggested] = {}
-    epochs: dict[str, dict[int, Epoch]] = {}
-    ended: list[Ended] = []
-    later: dict[str, dict[str, float]] = {}
-    for event in events:
-        if isinstance(event, Suggested):
-            suggested[event.trial_id] = event
-        elif isinstance(event, Epoch):
-            epochs.setdefault(event.trial_id, {})[event.epoch] = event
-        elif isinstance(event, Ended):
-            ended.append(event)
-        elif isinstance(event, Measured):
-            later[event.trial_id] = event.metrics | later.get(event.trial_id, {})
-    found = []
-    for end in ended:
-        trial, history = suggested[end.trial_id], epochs.get(end.trial_id, {})
-        last = history.get(end.epoch)
-        found.append(
-            Record(
-                **trial.model_dump(include={"trial_id", "label", "params", "fingerprint", "seed"}),
-                state=end.state,
-                epoch=end.epoch,
-                metrics=later.get(end.trial_id, {}) | (last.metrics if last else {}),
-                failure=end.failure,
-                started=trial.at,
-                seconds=sum(epoch.seconds for epoch in history.values()),
-            )
-        )
-    return found
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestrator.ledger import SweepInfo
+from orchestrator.events import SweepInfo
 from orchestrator.tracking_uri import redacted
 from search_spaces.space import flat
 

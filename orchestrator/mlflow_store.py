@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Opened, Record, Suggested, SweepInfo, records
 from orchestrator.front import front_of, hypervolume_of
-from orchestrator.ledger import Anchor, Ended, Epoch, Event, Measured, Record, Suggested, SweepInfo, records
 from orchestrator.mlflow_client import (
     charted,
     client_of,
@@ -126,6 +126,8 @@ class Store:
     def take(self, event: Event) -> None:
         """Remembers what follows from one event."""
         self._last = max(self._last, event.at)
+        if isinstance(event, Opened):
+            return
         if isinstance(event, Anchor):
             prefix = {"target": "target", "retain": "retain_model"}[event.name]
             values = {f"{prefix}.{name}": value for name, value in event.metrics.items()}
@@ -230,7 +232,7 @@ class Store:
             try:
                 self.client.create_experiment(name, artifact_location=place.as_uri() if place else None)
             except MlflowException:
-                # Another sweep was quicker; that it failed for another reason shows in the next line.
+                # Another sweep was quicker; another reason shows in the next line.
                 _LOG.debug("experiment %r not created", name, exc_info=True)
             experiment = self.client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage != "active":

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.config import NoScheduler, SweepConfig
-from orchestrator.ledger import SweepInfo, read_events, records
+from orchestrator.config import SweepConfig
+from orchestrator.events import SweepInfo, records
+from orchestrator.ledger import read_events
 from orchestrator.rungs import rung_epochs
 from orchestrator.trial_checks import absence
 from trials.benchmarks import Benchmark
@@ -51,7 +52,7 @@ def make_plan(sweep: SweepConfig, benchmark: Benchmark | None, output: Path) -> 
     epochs, trials, baselines = sweep.trial.epochs, sweep.budget.trials, len(sweep.baselines)
     searched = trials - baselines
     stops = rung_epochs(sweep.scheduler, epochs)
-    factor = 1 if isinstance(sweep.scheduler, NoScheduler) else sweep.scheduler.reduction_factor
+    factor = getattr(sweep.scheduler, "reduction_factor", 1)
     reaching = {rung: baselines + searched / factor**index for index, rung in enumerate(stops)}
     ends = [*stops, epochs]
     expected = baselines * epochs + sum(

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from orchestrator.ledger import SweepInfo
+from orchestrator.events import SweepInfo
 
 
 @dataclass(frozen=True)

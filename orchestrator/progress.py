@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 
 from orchestrator.config import SweepConfig
+from orchestrator.events import Ended, Epoch, Event, Record, Suggested, SweepInfo, records
 from orchestrator.front import front_of, hypervolume_of
-from orchestrator.ledger import Ended, Epoch, Event, Record, Suggested, SweepInfo, records
 
 if TYPE_CHECKING:
     from orchestrator.sweep import Outcome

@@ -20,8 +20,9 @@ from typing import Any
 
 from orchestrator import figures, sections, weight_profiles
 from orchestrator.document import body, markdown
+from orchestrator.events import Record, SweepInfo
 from orchestrator.front import Summary, metric_names, param_paths, summarise
-from orchestrator.ledger import Record, SweepInfo, read_events, write_atomically
+from orchestrator.ledger import read_events, write_atomically
 from orchestrator.weight_figures import criteria_png
 
 

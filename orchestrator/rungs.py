@@ -15,14 +15,15 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from orchestrator.config import NoScheduler, ParetoASHA, SweepConfig
-from orchestrator.ledger import Epoch, Event, Suggested
+from orchestrator.config import SweepConfig
+from orchestrator.events import Epoch, Event, Suggested
 from orchestrator.pareto import crowding, oriented, ranks
+from orchestrator.search_config import ASHA, Median, NoScheduler, ParetoASHA
 
 
-def rung_epochs(config: ParetoASHA | NoScheduler, epochs: int) -> list[int]:
+def rung_epochs(config: ParetoASHA | ASHA | Median | NoScheduler, epochs: int) -> list[int]:
     """Epochs at which trials are compared: grace period times powers of the reduction factor, below the budget."""
-    if isinstance(config, NoScheduler):
+    if isinstance(config, NoScheduler | Median):
         return []
     rungs = [config.grace_period]
     while rungs[-1] * config.reduction_factor < epochs:

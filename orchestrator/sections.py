@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from orchestrator.document import Block, Facts, Heading, Link, Listing, Paragraph, Picture, Table, number
+from orchestrator.events import Record
 from orchestrator.front import (
     Summary,
     dominators_of,
@@ -24,7 +25,6 @@ from orchestrator.front import (
     settings_of,
 )
 from orchestrator.front_sections import name_of, other_metrics
-from orchestrator.ledger import Record
 from search_spaces.space import SearchSpace, get_path
 from trials.presets import PRESETS
 

@@ -28,9 +28,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from orchestrator.config import TPE, Random, SweepConfig
-from orchestrator.ledger import Ended, Epoch, Event, Ledger, State, Suggested, finite
+from orchestrator.config import SweepConfig
+from orchestrator.events import Ended, Epoch, Event, State, Suggested, finite
+from orchestrator.ledger import Ledger
 from orchestrator.schedulers import metrics_of
+from orchestrator.search_config import TPE, Random
 from search_spaces.space import Domain, Float, Int, flat, get_path, variant
 from trials.config import TrialConfig
 from trials.identity import fingerprint
@@ -249,7 +251,7 @@ class StudySearcher(Searcher):
             trial = self.sweep.baseline(label)
             add_running(self.study, self.sweep, trial, label, {})
         else:
-            self.study.sampler = sampler_for(self.sweep.sampler, number)
+            self.study.sampler = sampler_for(self.sweep.sampler, number)  # type: ignore[arg-type]
             point = self.sweep.search_space.suggest(self.study.ask())
             trial = self.sweep.trial_at(point)
         settings = trial.model_dump(mode="json")

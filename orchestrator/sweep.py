@@ -24,9 +24,10 @@ from ray import tune
 from rich.console import Console
 
 from orchestrator.cluster import capacity, connect, disconnect
-from orchestrator.config import ParetoASHA, SweepConfig
+from orchestrator.config import SweepConfig
+from orchestrator.events import Anchor, Event
 from orchestrator.folder import keep_house, open_folder
-from orchestrator.ledger import Anchor, Event, Ledger
+from orchestrator.ledger import Ledger
 from orchestrator.measure import jobs_of, measure_front
 from orchestrator.prepare import PrepareError, prepare_models
 from orchestrator.problems import ConfigError, Problem, RunFailed
@@ -34,6 +35,7 @@ from orchestrator.progress import SweepProgress
 from orchestrator.report import Report, write_report
 from orchestrator.rungs import Rungs
 from orchestrator.schedulers import RungScheduler
+from orchestrator.search_config import floors_of
 from orchestrator.study import StudySearcher
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_uri import TrackingError
@@ -153,7 +155,7 @@ def _anchors(sweep: SweepConfig, ledger: Ledger, data: str, console: Console) ->
         measured = prepare_models(sweep.trial, data, console)
     except PrepareError as error:
         raise ConfigError("models", [Problem("trial.model", str(error))]) from None
-    needed = [*sweep.objectives, *(sweep.scheduler.floors if isinstance(sweep.scheduler, ParetoASHA) else ())]
+    needed = [*sweep.objectives, *floors_of(sweep.scheduler), *sweep.constraints]
     if absent := [name for name in needed if name not in measured["target"]]:
         why = f"cannot be measured of the target model, which has {', '.join(measured['target'])}"
         problems = [Problem(f"objectives.{name}", f"{name!r} {why}; choose among those") for name in absent]

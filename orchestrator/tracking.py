@@ -14,7 +14,8 @@ import threading
 import time
 from pathlib import Path
 
-from orchestrator.ledger import Event, read_events
+from orchestrator.events import Event
+from orchestrator.ledger import read_events
 from orchestrator.mlflow_store import Store, SyncResult
 from orchestrator.tracking_uri import TrackingError, refusal, uri_of
 from orchestrator.weight_figures import write_figures

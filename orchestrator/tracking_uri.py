@@ -8,7 +8,7 @@ import socket
 import urllib.parse
 from pathlib import Path
 
-from orchestrator.ledger import SweepInfo
+from orchestrator.events import SweepInfo
 
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 

@@ -15,8 +15,9 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.events import SweepInfo, records
 from orchestrator.front import front_of
-from orchestrator.ledger import SweepInfo, read_events, records
+from orchestrator.ledger import read_events
 from orchestrator.mlflow_client import charted, client_of, metric_key, runs_of, sweep_tag
 from orchestrator.tracking_uri import TrackingError, recorded_uri, redacted, refusal, require_store, resolve_uri, uri_of
 

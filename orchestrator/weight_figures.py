@@ -21,8 +21,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
+from orchestrator.events import Ended, Event
 from orchestrator.figures import ORANGE, drawable, png_of, style
-from orchestrator.ledger import Ended, Event, write_atomically
+from orchestrator.ledger import write_atomically
 from orchestrator.weight_profiles import FILES, History, Profile, histories, weights_csv
 from trials.weight_profile import BINS
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from orchestrator.document import Block, Heading, Paragraph, Picture, Table, number
+from orchestrator.events import Epoch, Event, Record, Suggested
 from orchestrator.front import Objectives, Summary, front_of, knee_of
-from orchestrator.ledger import Epoch, Event, Record, Suggested
 from trials.weight_profile import BINS
 from trials.weighting import Criterion
 

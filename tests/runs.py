@@ -11,7 +11,8 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.config import SweepConfig
-from orchestrator.ledger import Anchor, Ended, Epoch, Event, Ledger, State, Suggested, SweepInfo, finite
+from orchestrator.events import Anchor, Ended, Epoch, Event, State, Suggested, SweepInfo, finite
+from orchestrator.ledger import Ledger
 from search_spaces.space import flat, get_path
 from tests.commands import PROGRAM
 from trials.benchmarks import load_benchmark

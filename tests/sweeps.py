@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import SweepConfig
-from orchestrator.ledger import SweepInfo
+from orchestrator.events import SweepInfo
 from orchestrator.tracking_uri import resolve_uri
 
 

@@ -36,8 +36,9 @@ LAYERS = {
     ],
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
-        "ledger document pareto markdown official elsewhere loading",  # the run folder's memory, and what stands alone
-        "problems tracking_uri front scores",
+        "events document pareto markdown official elsewhere loading",
+        "ledger",  # the run folder's memory, and what stands alone
+        "problems tracking_uri front scores search_config",
         "trial_checks weight_profiles card",
         "checks",
         "config front_sections prepare standalone",  # what a sweep is

@@ -13,8 +13,8 @@ from markdown_it import MarkdownIt
 
 from orchestrator.card import USE, Export, card, command_lines, preset_of
 from orchestrator.config import SweepConfig, load_sweep
+from orchestrator.events import Anchor, Ended, Epoch, Event, Suggested, SweepInfo
 from orchestrator.front import summarise
-from orchestrator.ledger import Anchor, Ended, Epoch, Event, Suggested, SweepInfo
 from orchestrator.single import load_trial
 from search_spaces.space import flat, with_paths
 from tests.commands import parse_command

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import orchestrator.config
 from orchestrator.cli import EPILOG, app, main
 from orchestrator.config import SweepConfig, load_sweep
-from orchestrator.ledger import SweepInfo
+from orchestrator.events import SweepInfo
 from orchestrator.problems import ConfigError, Problem, RunFailed
 from orchestrator.single import load_trial
 from orchestrator.tracking_uri import TrackingError

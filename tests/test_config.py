@@ -15,8 +15,9 @@ from pydantic import BaseModel
 
 import orchestrator.config
 from orchestrator.config import SweepConfig, load_sweep, reload_sweep
+from orchestrator.events import Anchor, SweepInfo
 from orchestrator.folder import check_folder
-from orchestrator.ledger import Anchor, Ledger, SweepInfo
+from orchestrator.ledger import Ledger
 from orchestrator.problems import ConfigError, did_you_mean, find_sweep, read_yaml, require_run_folder, shipped
 from orchestrator.single import load_trial
 from orchestrator.trial_checks import absence

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from orchestrator.ledger import Epoch
+from orchestrator.events import Epoch
 from tests import tiny
 from tests.runs import Cli, Run
 from tests.tiny import LORA

@@ -8,20 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import (
-    Anchor,
-    Ended,
-    Epoch,
-    Event,
-    Ledger,
-    Measured,
-    Suggested,
-    finite,
-    in_use,
-    read_events,
-    read_records,
-    records,
-)
+from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Suggested, finite, records
+from orchestrator.ledger import Ledger, in_use, read_events, read_records
 
 
 def suggested(number: int) -> Suggested:

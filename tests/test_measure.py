@@ -18,8 +18,9 @@ from orchestrator import measure as measuring
 from orchestrator import sweep as module
 from orchestrator.cluster import connect, disconnect
 from orchestrator.config import SweepConfig
+from orchestrator.events import Measured, Suggested
 from orchestrator.front import front_of
-from orchestrator.ledger import Ledger, Measured, Suggested, read_events, read_records
+from orchestrator.ledger import Ledger, read_events, read_records
 from orchestrator.measure import Job, measure_front
 from orchestrator.problems import RunFailed
 from orchestrator.schedulers import RungScheduler

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ended, Epoch, Ledger, Suggested
+from orchestrator.events import Ended, Epoch, Suggested
+from orchestrator.ledger import Ledger
 from orchestrator.tracking import sync
 from orchestrator.tracking_uri import resolve_uri
 from tests.sweeps import write_info

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config import SweepConfig
-from orchestrator.ledger import Ended, Epoch, Ledger, Suggested, SweepInfo
+from orchestrator.events import Ended, Epoch, Suggested, SweepInfo
+from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, earlier_sweeps, make_plan, show_plan
 from trials.benchmarks import Benchmark, load_benchmark
 

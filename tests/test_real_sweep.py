@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config import SweepConfig
-from orchestrator.ledger import Anchor, Record, read_events, read_records
+from orchestrator.events import Anchor, Record
+from orchestrator.ledger import read_events, read_records
 from orchestrator.sweep import run_sweep
 from tests import tiny
 from trials.benchmarks import load_benchmark

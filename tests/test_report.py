@@ -17,20 +17,9 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
+from orchestrator.events import Anchor, Ended, Epoch, Measured, Record, State, Suggested, SweepInfo
 from orchestrator.front import front_of, hypervolume_history, hypervolume_of, knee_of, settings_of, summarise
-from orchestrator.ledger import (
-    Anchor,
-    Ended,
-    Epoch,
-    Ledger,
-    Measured,
-    Record,
-    State,
-    Suggested,
-    SweepInfo,
-    read_events,
-    write_atomically,
-)
+from orchestrator.ledger import Ledger, read_events, write_atomically
 from orchestrator.report import write_report
 
 FORGET, RETAIN = "forget.extraction_strength", "retain.extraction_strength"

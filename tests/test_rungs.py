@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import NoScheduler, ParetoASHA
-from orchestrator.ledger import Epoch
+from orchestrator.events import Epoch
 from orchestrator.rungs import Rungs, rung_epochs
+from orchestrator.search_config import NoScheduler, ParetoASHA
 from tests.sweeps import small_sweep
 
 

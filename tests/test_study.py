@@ -14,8 +14,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from orchestrator.events import Epoch, Suggested
 from orchestrator.front import front_of
-from orchestrator.ledger import Epoch, Ledger, Suggested, read_records
+from orchestrator.ledger import Ledger, read_records
 from orchestrator.study import StudySearcher, create_study
 from tests.simulate import simulate
 from tests.surrogate import DIVERGES

@@ -17,7 +17,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config import SweepConfig
-from orchestrator.ledger import Ended, SweepInfo, read_events, read_records
+from orchestrator.events import Ended, SweepInfo
+from orchestrator.ledger import read_events, read_records
 from orchestrator.problems import ConfigError
 from orchestrator.sweep import Outcome, run_sweep
 from tests.surrogate import dies_once, misbehaves, surrogate

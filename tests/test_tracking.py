@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cli
-from orchestrator.ledger import Anchor, Ended, Epoch, Event, Ledger, Measured, Suggested, SweepInfo, read_events
+from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Suggested, SweepInfo
+from orchestrator.ledger import Ledger, read_events
 from orchestrator.mlflow_store import Store
 from orchestrator.problems import ConfigError
 from orchestrator.tracking import Tracker, sync

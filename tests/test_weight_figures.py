@@ -17,7 +17,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from orchestrator.ledger import Ended, Epoch, Event, Ledger, State, Suggested, read_events, read_records
+from orchestrator.events import Ended, Epoch, Event, State, Suggested
+from orchestrator.ledger import Ledger, read_events, read_records
 from orchestrator.report import write_report
 from orchestrator.single import run_single
 from orchestrator.sweep import run_sweep
