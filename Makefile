@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench bench-search docs clean
 
 demo: .venv/.installed
 	$(BIN)/unlearn-sweep run search_spaces/smoke.yaml
@@ -20,6 +20,10 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/warm_worker.py
 	$(BIN)/python benchmarks/shared_pass.py
 	$(BIN)/python benchmarks/one_pass.py
+
+bench-search: .venv/.installed
+	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/scale.py
 
 docs: .venv/.installed
 	$(BIN)/python -m orchestrator.reference > docs/reference.md

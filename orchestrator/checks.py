@@ -15,24 +15,18 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from orchestrator.problems import Problem, did_you_mean, problems_of
+from orchestrator.scores import direction
+from orchestrator.search_checks import SAME_FOR_ALL, check_search, too_dear, within
 from orchestrator.tracking_uri import check_reachable, resolve_uri
 from orchestrator.trial_checks import check_benchmark, check_model, check_requests, lacking
 from search_spaces.space import Float, SearchSpace, SpaceError, conditions, get_path, with_paths
 from trials.benchmarks import Benchmark
 from trials.config import TrialConfig
 from trials.presets import PRESETS
-from trials.registry import AS_RETAIN, METRICS
+from trials.registry import AS_RETAIN, HIGHER, LOWER, METRICS
 
 if TYPE_CHECKING:
     from orchestrator.config import SweepConfig
-
-_SAME_FOR_ALL = (
-    "benchmark",
-    "epochs",
-    "evaluation",
-    *(f"model.{name}" for name in ("path", "revision", "retain_path", "retain_log", "prompt", "hide_pad", "tiny")),
-)
-"""What models are prepared and rungs laid out by, once for a sweep."""
 
 
 def check_sweep(
@@ -50,76 +44,46 @@ def check_sweep(
     """
 
     def sound(*paths: str) -> bool:
-        return not any(_within(path, bad) or _within(bad, path) for path in paths for bad in wrong)
+        return not any(within(path, bad) or within(bad, path) for path in paths for bad in wrong)
 
     benchmark, problems = check_benchmark(config.trial) if sound("trial.benchmark") else (None, [])
     problems = [*problems, *_check_names(config, benchmark), *_check_space(config)]
     problems += _check_searched_requests(config, benchmark) if benchmark and not problems else []
-    problems += _check_rungs(config) if sound("scheduler", "trial.epochs") else []
-    problems += _check_budget(config) if sound("budget", "baselines") else []
+    problems += check_search(config, benchmark, sound)
     problems += _check_baselines(config, whole=sound("trial")) if sound("baselines") else []
     problems += check_model(config.trial) if sound("trial.model") else []
     problems += _check_places(config, output) if sound("tracking") else []
     return benchmark, problems
 
 
-def _within(path: str, outer: str) -> bool:
-    return f"{path}.".startswith(f"{outer}.")
-
-
 # -- a sweep -----------------------------------------------------------------------------------------------------------
-
-
-def _check_rungs(config: SweepConfig) -> list[Problem]:
-    if config.scheduler.type == "none" or not config.scheduler.grace_period >= config.trial.epochs > 1:
-        return []
-    return [
-        Problem(
-            "scheduler.grace_period",
-            f"{config.scheduler.grace_period} must be less than trial.epochs {config.trial.epochs}, or nothing is ever "
-            "stopped; lower it or set scheduler.type=none",
-        )
-    ]
-
-
-def _check_budget(config: SweepConfig) -> list[Problem]:
-    trials, baselines = config.budget.trials, len(config.baselines)
-    problems = []
-    if baselines > trials:
-        few = f"{trials} is less than the {baselines} baselines; raise it or drop baselines"
-        problems.append(Problem("budget.trials", few))
-    cpus = os.cpu_count() or 1
-    if config.resources.cpu > cpus and not os.environ.get("RAY_ADDRESS"):
-        many = f"{config.resources.cpu:g} is more than the {cpus} CPUs here; lower it or join a cluster (RAY_ADDRESS)"
-        problems.append(Problem("resources.cpu", many))
-    return problems
 
 
 def _check_names(config: SweepConfig, benchmark: Benchmark | None) -> list[Problem]:
     problems = []
     named_at = {f"objectives.{name}": name for name in config.objectives}
     named_at |= {f"reference_point.{name}": name for name in config.reference_point}
-    rungs = config.scheduler.type == "pareto_asha"
-    if config.scheduler.type == "pareto_asha":
-        named_at |= {f"scheduler.floors.{name}": name for name in config.scheduler.floors}
     for path, name in named_at.items():
-        if missing := lacking(name, config.trial, benchmark):
-            problems.append(Problem(path, missing))
-        elif rungs and METRICS[name].cost != "one pass":
-            dear = f"{name!r} takes {METRICS[name].cost}, and rungs compare metrics of one pass only"
-            problems.append(Problem(path, f"{dear}; choose another or set scheduler.type=none"))
-        elif path.startswith("objectives") and METRICS[name].better in (AS_RETAIN, "near 0"):
-            best = f"{name!r} is best {METRICS[name].better}, neither low nor high"
-            problems.append(Problem(path, f"{best}; take one of privacy.closeness_* or aggregate.privacy, max"))
-        elif path.startswith("objectives") and math.isinf(config.worst_of(name)):
-            problems.append(
-                Problem(
-                    path,
-                    f"{name!r} has no worst value, which hypervolume is measured against; "
-                    f"add one, as in reference_point: {{{name}: 20}}",
-                )
-            )
+        wrong = lacking(name, config.trial, benchmark) or too_dear(name, config)
+        if not wrong and path.startswith("objectives"):
+            wrong = _no_objective(name, config)
+        if wrong:
+            problems.append(Problem(path, wrong))
     return problems
+
+
+def _no_objective(name: str, config: SweepConfig) -> str:
+    """Why trials cannot be ordered by a metric in the direction that the file gives; "" where they can."""
+    if METRICS[name].better in (AS_RETAIN, "near 0"):
+        best = f"{name!r} is best {METRICS[name].better}, neither low nor high"
+        return f"{best}; take one of privacy.closeness_* or aggregate.privacy, max"
+    given, right = config.objectives[name], {LOWER: "min", HIGHER: "max"}.get(direction(name))
+    if right not in (None, given):
+        return f"{given} is the wrong way: {name!r} is better {direction(name)}; write {right}"
+    if math.isinf(config.worst_of(name)):
+        worst = f"{name!r} has no worst value, which hypervolume is measured against"
+        return f"{worst}; add one, as in reference_point: {{{name}: 20}}"
+    return ""
 
 
 def _check_baselines(config: SweepConfig, *, whole: bool) -> list[Problem]:
@@ -145,11 +109,11 @@ def _check_space(config: SweepConfig) -> list[Problem]:
             break
         except SpaceError as error:
             problems.append(Problem(f"space.{error.path}", str(error)))
-            raw.pop(next(key for key in raw if _within(error.path, key)))
+            raw.pop(next(key for key in raw if within(error.path, key)))
     problems += [
         Problem(f"space.{p.path}", "is the same for every trial of a sweep; set it in `trial`, one sweep a value")
         for p in space.parameters
-        if any(_within(p.path, path) for path in _SAME_FOR_ALL)
+        if any(within(p.path, path) for path in SAME_FOR_ALL)
     ]
     found = dict.fromkeys(problems + _check_conditions(raw, space, base))
     for corner in space.corners():
@@ -169,7 +133,7 @@ def _check_searched_requests(config: SweepConfig, benchmark: Benchmark) -> list[
     base = config.trial.model_dump(mode="json")
     found: dict[Problem, None] = {}
     for corner in config.search_space.corners():
-        point = {path: value for path, value in corner.items() if _within(path, "requests")}
+        point = {path: value for path, value in corner.items() if within(path, "requests")}
         for problem in check_requests(TrialConfig.model_validate(with_paths(base, point)), benchmark) if point else []:
             place = problem.path.removeprefix("trial.")
             found[Problem(f"space.{place if place in point else next(iter(point))}", problem.message)] = None
@@ -206,6 +170,3 @@ def _check_places(config: SweepConfig, output: Path) -> list[Problem]:
         return []  # the default store is made with the output folder, when the sweep starts
     unreachable = check_reachable(resolve_uri(output, config.tracking.uri))
     return [Problem(named or "--output", unreachable)] if unreachable else []
-
-
-# -- a run folder ------------------------------------------------------------------------------------------------------

@@ -10,16 +10,30 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationError
 
 from orchestrator.checks import check_sweep
+from orchestrator.earlier import check_earlier
 from orchestrator.events import SweepInfo
-from orchestrator.problems import ConfigError, Problem, problems_of, read_yaml, require_run_folder
-from orchestrator.search_config import BOUND, TPE, Budget, Confirm, ParetoASHA, Phase, Sampler, Scheduler, floors_of
+from orchestrator.problems import ConfigError, Problem, lay_over, problems_of, read_yaml, require_run_folder
+from orchestrator.search_checks import check_file
+from orchestrator.search_config import (
+    BOUND,
+    TPE,
+    Budget,
+    Confirm,
+    Designed,
+    ParetoASHA,
+    Phase,
+    Sampler,
+    Scheduler,
+    floors_of,
+)
 from search_spaces.space import SearchSpace, with_paths
 from trials.benchmarks import Benchmark
 from trials.config import TrialConfig
@@ -34,6 +48,15 @@ _LONG = {"minimize": "min", "maximize": "max"}
 Direction = Annotated[Literal["min", "max"], BeforeValidator(lambda word: _LONG.get(str(word), word))]
 
 
+def _bound(text: str) -> str:
+    if not re.match(BOUND, text.strip()):
+        raise ValueError(f"{text!r} is no bound; write it as in '>= 0.5 * target', '>= 0.9 * retain' or '<= 0.2'")
+    return text.strip()
+
+
+Bound = Annotated[str, AfterValidator(_bound)]
+
+
 class Resources(Frozen):
     """What one trial takes."""
 
@@ -46,6 +69,7 @@ class Tracking(Frozen):
     """Where MLflow records go; the environment's MLFLOW_TRACKING_URI wins."""
 
     uri: str | None = Field(None, description="null: sqlite:///<output>/mlflow.db")
+    system_metrics: bool = Field(False, description="also CPU time and memory of each worker, epoch by epoch")
 
 
 class SweepConfig(Frozen):
@@ -61,7 +85,7 @@ class SweepConfig(Frozen):
     reference_point: dict[str, float] = Field(
         {}, description="of the hypervolume; null: the worst end of each objective's range"
     )
-    constraints: dict[str, Annotated[str, Field(pattern=BOUND)]] = Field(
+    constraints: dict[str, Bound] = Field(
         {}, description="metric -> bound, as in '>= 0.5 * target' or '<= 0.2'; who misses one is not on the front"
     )
     sampler: Sampler = TPE()
@@ -81,6 +105,23 @@ class SweepConfig(Frozen):
     def search_phases(self) -> tuple[Phase, ...]:
         """The phases of the search; one with `sampler` where the file has none."""
         return self.phases or (Phase(sampler=self.sampler),)
+
+    @property
+    def most_trials(self) -> int:
+        """How many trials the search has at most: baselines, proposals, replicates; without confirmations."""
+        phases = [phase.trials for phase in self.search_phases]
+        if None in phases:
+            return self.budget.trials
+        before = len(self.baselines) * self.replicates
+        return min(self.budget.trials, before + sum(count for count in phases if count is not None))
+
+    @property
+    def runs_most_trials(self) -> bool:
+        """Whether the search has exactly so many: no other limit, no design, no finite space may end it earlier."""
+        budget, samplers = self.budget, [phase.sampler for phase in self.search_phases]
+        limits = (budget.epochs, budget.hours, budget.gpu_hours)
+        designed = any(isinstance(sampler, Designed) for sampler in samplers)
+        return not any(limits) and not designed and self.search_space.size() is None
 
     @property
     def search_space(self) -> SearchSpace:
@@ -149,33 +190,61 @@ def load_sweep(file: str, overrides: Sequence[str] = (), *, output: Path) -> tup
         except ValidationError:
             raise ConfigError(file, problems) from None
     config = _measuring(_absolute(config))
-    benchmark, found = check_sweep(config, output, wrong=[problem.path for problem in problems])
+    wrong = [problem.path for problem in problems]
+    benchmark, found = check_sweep(config, output, wrong=wrong)
+    found += [*check_file(raw, config, wrong), *check_earlier(config, config.warm_start, benchmark, output)]
     if problems or found:
         raise ConfigError(file, [*problems, *found])
     return config, benchmark
 
 
-def reload_sweep(folder: Path) -> tuple[SweepConfig, Benchmark | None]:
+def reload_sweep(folder: Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, Benchmark | None]:
     """The sweep of a run folder, checked again: its data may have gone since.
 
+    Args:
+        folder: The run folder.
+        overrides: `path=value` each, over what lies there. Whether they may change is for `check_folder` to say.
+
     Raises:
-        ConfigError: Not a run folder, or of another version, or its data is not there.
+        ConfigError: Not a run folder, or of another version, or its data is not there, or a setting is wrong.
     """
     require_run_folder(folder)
+    info = SweepInfo.read(folder)
+    raw = copy.deepcopy(info.config)
+    problems = _lay_over_recorded(raw, overrides)
     try:
-        config = SweepConfig.model_validate(SweepInfo.read(folder).config)
+        config = _measuring(_absolute(SweepConfig.model_validate(raw)))
     except ValidationError as error:
+        if overrides:
+            raise ConfigError("--set", [*problems, *problems_of(error, raw, SweepConfig)]) from None
         raise ConfigError(
             str(folder / "sweep.json"),
             [Problem("", f"written by another version of unlearn-sweep ({error.error_count()} fields differ)")],
         ) from None
-    problems = []
-    if folder.resolve().name != config.name:
-        problems.append(Problem("", f"the folder was renamed from {config.name!r}; give it its name back"))
-    benchmark, found = check_sweep(config, folder.resolve().parent)
+    if folder.resolve().name != info.name:
+        problems.append(Problem("", f"the folder was renamed from {info.name!r}; give it its name back"))
+    if config.name != info.name:
+        problems.append(Problem("name", "is the folder's, and stays; run the file under another name instead"))
+    output = folder.resolve().parent
+    benchmark, found = check_sweep(config, output)
+    more = [place for place in config.warm_start if place not in info.config.get("warm_start", ())]
+    found += check_earlier(config, more, benchmark, output)  # of the others, what was there is in the ledger
     if problems or found:
         raise ConfigError(str(folder), [*problems, *found])
     return config, benchmark
+
+
+def _lay_over_recorded(raw: dict[str, Any], overrides: Sequence[str]) -> list[Problem]:
+    """Lays settings over a recorded sweep, in place; its `sampler` is its first phase once there are others."""
+    tops = {override.partition("=")[0].partition(".")[0] for override in overrides}
+    if "phases" in tops and not raw.get("phases"):
+        raw["phases"] = [{"sampler": raw["sampler"]}]
+    lay_over(raw, overrides)
+    if not raw.get("phases"):
+        return []
+    raw.pop("sampler", None)
+    other = "this sweep has phases; set that of a phase, as in phases.0.sampler"
+    return [Problem("sampler", other)] if "sampler" in tops else []
 
 
 def _without(raw: Mapping[str, Any], locations: Sequence[Sequence[str | int]]) -> dict[str, Any]:
@@ -206,6 +275,8 @@ def _absolute(config: SweepConfig) -> SweepConfig:
     }.items():
         if value and os.path.exists(place := os.path.expanduser(value)):
             changes[path] = os.path.realpath(place)
+    earlier = tuple(os.path.realpath(os.path.expanduser(folder)) for folder in config.warm_start)
+    config = config.model_copy(update={"warm_start": earlier}) if earlier else config
     return config.model_copy(update={"trial": config.trial_at(changes)}) if changes else config
 
 

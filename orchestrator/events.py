@@ -43,6 +43,7 @@ class Suggested(_Line):
         of: trial_id of the trial that this one repeats with another seed; None for a point of its own.
         phase: Position of the phase of the search; None for baselines, confirmations and earlier trials.
         design: What an ablation does here, `base` or as in `loss.granularity = token`.
+        base: trial_id of the trial that an ablation is compared with; it may have run before the ablation began.
     """
 
     event: Literal["suggested"] = "suggested"
@@ -58,6 +59,7 @@ class Suggested(_Line):
     of: str | None = None
     phase: int | None = None
     design: str | None = None
+    base: str | None = None
 
 
 class Epoch(_Line):
@@ -69,6 +71,14 @@ class Epoch(_Line):
     epoch: int
     metrics: dict[str, float]
     seconds: float
+
+
+class Promoted(_Line):
+    """A paused trial belonged to the best of its rung and went on."""
+
+    event: Literal["promoted"] = "promoted"
+    at: float = Field(default_factory=time.time)
+    trial_id: str
 
 
 class Ended(_Line):
@@ -111,7 +121,7 @@ class Opened(_Line):
     changed: dict[str, tuple[Any, Any]] = {}
 
 
-Event = Annotated[Opened | Anchor | Suggested | Epoch | Ended | Measured, Field(discriminator="event")]
+Event = Annotated[Opened | Anchor | Suggested | Epoch | Promoted | Ended | Measured, Field(discriminator="event")]
 
 
 class Record(_Line):
@@ -132,6 +142,7 @@ class Record(_Line):
     of: str | None = None
     phase: int | None = None
     design: str | None = None
+    base: str | None = None
     violations: dict[str, float] = {}
 
 
@@ -192,7 +203,7 @@ def record_of(events: Iterable[Event]) -> Record:
         if isinstance(event, Measured):
             later = event.metrics | later
     last = history.get(end.epoch)
-    shared = {"trial_id", "label", "params", "fingerprint", "seed", "origin", "of", "phase", "design"}
+    shared = {"trial_id", "label", "params", "fingerprint", "seed", "origin", "of", "phase", "design", "base"}
     return Record(
         **trial.model_dump(include=shared),
         state=end.state,

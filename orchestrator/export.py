@@ -15,7 +15,9 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from orchestrator.card import Export, Kind, card
+from orchestrator.choices import choices
 from orchestrator.config import SweepConfig
+from orchestrator.earlier import origin_of
 from orchestrator.events import Record, SweepInfo
 from orchestrator.front import Summary, summarise
 from orchestrator.ledger import read_events
@@ -86,8 +88,7 @@ def load_pick(folder: Path, pick: str, to: Path) -> Pick:
     place = folder / "trials" / record.trial_id / "checkpoint"
     checkpoint = place / f"{record.epoch:05d}"
     if not (checkpoint / "epoch.json").exists():
-        gone = f"trial {record.trial_id} has no checkpoint in {str(place)!r} any more; pick another, or run it again"
-        problems.append(Problem("--pick", gone))
+        problems.append(Problem("--pick", _gone(sweep, record, place)))
     benchmark, found = check_benchmark(trial)
     problems += [*found, *check_model(trial)]
     if benchmark and not problems:
@@ -154,9 +155,10 @@ def _record(summary: Summary, pick: str, problems: list[Problem]) -> Record | No
     ended = {record.trial_id: record for record in summary.records}
     whole = [trial_id for trial_id, record in ended.items() if record.state == "COMPLETE"]
     if pick == "knee":
-        if summary.knee is None:
+        chosen = choices(summary)
+        if not chosen:
             problems.append(Problem("--pick", "there is no front yet, so it has no knee; finish the sweep: `resume`"))
-        return summary.knee
+        return chosen[0].record if chosen else None
     record = ended.get(pick)
     if record and record.state == "COMPLETE":
         return record
@@ -173,6 +175,15 @@ def _record(summary: Summary, pick: str, problems: list[Problem]) -> Record | No
     others = f"; choose among {', '.join(['knee', *whole])}" if whole else ""
     problems.append(Problem("--pick", f"trial {pick} {why}{others}"))
     return None
+
+
+def _gone(sweep: SweepConfig, record: Record, place: Path) -> str:
+    """Why there is no checkpoint of a trial, and what to do about it."""
+    if record.origin != "earlier":
+        return f"trial {record.trial_id} has no checkpoint in {str(place)!r} any more; pick another, or run it again"
+    ran = origin_of(sweep.warm_start, record.fingerprint, record.seed)
+    where = f"as trial {ran[1]} of {str(ran[0])!r}; export it from there" if ran else "elsewhere; pick another"
+    return f"trial {record.trial_id} was taken over: it ran {where}"
 
 
 def _check_same(sweep: SweepConfig, info: SweepInfo, benchmark: Benchmark) -> list[Problem]:

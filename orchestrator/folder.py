@@ -7,18 +7,23 @@ import logging
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from orchestrator.config import SweepConfig
-from orchestrator.events import Ended, Epoch, Event, SweepInfo
+from orchestrator.earlier import differences
+from orchestrator.events import Ended, Epoch, Event, Opened, SweepInfo
+from orchestrator.extension import Changes, changes_of, refused
 from orchestrator.ledger import Ledger, read_events, write_atomically
 from orchestrator.problems import ConfigError, Problem
 from orchestrator.tracking_uri import recorded_uri, resolve_uri
-from search_spaces.space import flat
 from trials.benchmarks import Benchmark
+from trials.identity import digest
+
+_ELSEWHERE = "give `name` another value, or --output another folder"
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +31,19 @@ logger = logging.getLogger(__name__)
 def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: str) -> Ledger:
     """Makes the run folder, or takes up an existing one of this sweep; returns its ledger, locked.
 
-    What was settled when the sweep began stays: its time, its commit, and the store that has its MLflow runs.
+    What was settled when the sweep began stays: its time, its commit, and the store that has its MLflow runs. The
+    ledger says that it was taken up, and with which settings changed.
+
+    Args:
+        folder: The run folder.
+        sweep: The sweep from here on.
+        benchmark: Its rows.
+        source: The sweep file's text, for the record; "" leaves what lies there.
 
     Raises:
         ConfigError: It is another sweep's, another process is running it, or it cannot be made.
     """
-    check_folder(folder, sweep, benchmark)
+    changes = check_folder(folder, sweep, benchmark)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(folder)
@@ -41,7 +53,7 @@ def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: 
     except OSError as error:
         message = f"the run folder cannot be written ({error.strerror}); give another --output"
         raise ConfigError(str(folder), [Problem("--output", message)]) from None
-    there = SweepInfo.read(folder) if ledger.events else None
+    there = SweepInfo.read(folder) if _has_begun(ledger.events) else None
     data, model = sweep.digests(benchmark)
     configured = sweep.tracking.uri or (recorded_uri(there) if there else None)
     info = SweepInfo(
@@ -58,38 +70,57 @@ def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: 
         versions={name: version(name) for name in ("unlearn-sweep", "torch", "transformers", "peft", "ray", "optuna")},
         created=there.created if there else time.time(),
     )
+    ledger.append(Opened(fingerprint=info.fingerprint, changed=changes))
     write_atomically(folder / "sweep.json", info.model_dump_json(indent=1) + "\n")
     if source:
         write_atomically(folder / "sweep.yaml", source)
     return ledger
 
 
-def check_folder(folder: Path, config: SweepConfig, benchmark: Benchmark) -> None:
-    """Makes sure that a run folder, where there is one, is this sweep's.
+def check_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark) -> Changes:
+    """Makes sure that a run folder, where there is one, is this sweep's, and that the sweep may go on as it is now.
+
+    Returns:
+        Path of a setting -> what it was and what it is: what changes and may; empty where nothing ran yet.
 
     Raises:
-        ConfigError: It is another sweep's, with the fields in which they differ.
+        ConfigError: It is another sweep's, with the settings in which they differ.
     """
     if not (folder / "sweep.json").exists():
-        return
-    remedy = Problem("", "the folder holds another sweep; give `name` another value, or --output another folder")
-    data, model = config.digests(benchmark)
+        return {}
+    digests = sweep.digests(benchmark)
     try:
         there = SweepInfo.read(folder)
-        old = flat(type(config).model_validate(there.config).identity(there.data, there.model))
+        old = type(sweep).model_validate(there.config)
+        known = digest(old.identity(there.data, there.model)) == there.fingerprint
     except ValidationError:
-        raise ConfigError(
-            str(folder), [Problem("sweep.json", "was not written by this version of unlearn-sweep"), remedy]
-        ) from None
-    if there.fingerprint == config.fingerprint(benchmark) or not read_events(folder):
-        return  # or nothing ran there yet
-    new = flat(config.identity(data, model))
-    problems = [
-        Problem(path, f"{new.get(path)!r} here, {old.get(path)!r} in the sweep that lies there")
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
-    ]
-    raise ConfigError(str(folder), [*problems, remedy])
+        known = False
+    if not known:
+        written = Problem("sweep.json", "was not written by this version of unlearn-sweep; use that one")
+        raise ConfigError(str(folder), [written, Problem("", f"or {_ELSEWHERE}")])
+    events = read_events(folder)
+    if not _has_begun(events):
+        return {}
+    changes = changes_of(old, sweep, before=(there.data, there.model), after=digests)
+    if problems := refused(old, sweep, changes, events):
+        fits = not differences(sweep, folder, digests)
+        taken = f"; there, `warm_start: [{folder}]` takes over what ran here" if fits else ""
+        raise ConfigError(str(folder), [*problems, Problem("", f"this makes it another sweep: {_ELSEWHERE}{taken}")])
+    return changes
+
+
+def _has_begun(events: Iterable[Event]) -> bool:
+    """Whether anything was measured or proposed: until then the folder is free for any sweep of its name."""
+    return any(not isinstance(event, Opened) for event in events)
+
+
+def resumed_source(folder: Path, settings: Sequence[str]) -> str:
+    """The text of `sweep.yaml` with the settings of a resumption noted at its end; "" where there are none."""
+    file = folder / "sweep.yaml"
+    if not settings:
+        return ""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    return text.rstrip("\n") + "\n" * bool(text) + "".join(f"# resume --set {setting}\n" for setting in settings)
 
 
 def keep_house(folder: Path, ledger: Ledger, event: Event) -> None:
@@ -106,7 +137,7 @@ def _keep(folder: Path, ledger: Ledger, event: Ended) -> None:
     place = folder / "trials" / event.trial_id
     if event.state != "COMPLETE":
         shutil.rmtree(place / "checkpoint", ignore_errors=True)
-    epochs = [e for e in ledger.events if isinstance(e, Epoch) and e.trial_id == event.trial_id]
+    epochs = [e for e in ledger.of(event.trial_id) if isinstance(e, Epoch)]
     place.mkdir(parents=True, exist_ok=True)
     columns = dict.fromkeys(name for epoch in epochs for name in epoch.metrics)
     with open(place / "metrics.csv", "w", newline="", encoding="utf-8") as file:

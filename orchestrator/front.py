@@ -14,12 +14,24 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator import pareto
-from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Record, State, Suggested, SweepInfo, records
+from orchestrator.cost import STATES, Cost, budgets_of, cost_of, epochs_spent
+from orchestrator.events import (
+    Anchor,
+    Ended,
+    Epoch,
+    Event,
+    Measured,
+    Opened,
+    Origin,
+    Record,
+    Suggested,
+    SweepInfo,
+    records,
+)
+from orchestrator.volume import volumes
 from search_spaces.space import get_path
 
 Objectives = Mapping[str, Literal["min", "max"]]
-
-STATES: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAIL")
 
 
 def has_all(metrics: Mapping[str, float], objectives: Iterable[str]) -> bool:
@@ -78,14 +90,18 @@ def hypervolume_history(
     found: Sequence[Record], objectives: Objectives, reference_point: Mapping[str, float]
 ) -> list[float]:
     """Hypervolume after each ended trial, in the order in which they ended; never falls."""
+    reference_M = pareto.oriented([reference_point], objectives)[0]
+    candidates = candidates_of(found, objectives)
+    after = dict(
+        zip(
+            (record.trial_id for record in candidates),
+            volumes(pareto.oriented([record.metrics for record in candidates], objectives), reference_M),
+            strict=True,
+        )
+    )
     history: list[float] = []
-    front: list[Record] = []
-    volume = 0.0
     for record in found:
-        if candidates_of([record], objectives):
-            front = front_of([*front, record], objectives)
-            volume = hypervolume_of(front, objectives, reference_point)
-        history.append(volume)
+        history.append(after.get(record.trial_id, history[-1] if history else 0.0))
     return history
 
 
@@ -114,10 +130,14 @@ class Summary:
         counts: State -> number of ended trials; all three states are there.
         failures: Cause, the first line of `failure` -> number of trials, most frequent first.
         unmeasured: trial_id of the front -> why it could not be measured again, where that failed.
-        epochs_spent: Epochs evaluated, of all trials.
+        epochs_spent: Epochs evaluated; as all below, without trials of an earlier sweep, which cost nothing here.
         epochs_saved: Epochs that PRUNED trials had left.
         epochs_full: Epochs that COMPLETE and PRUNED trials would have taken at full budget.
         seconds: The trials' own time, summed.
+        epochs: trial_id -> its evaluated epochs, ascending, each once; of unfinished trials too.
+        spent: Epochs evaluated, of all trials, by the time that each of `records` ended.
+        cost: Origin -> what its trials took; those that occur, earlier ones too.
+        opened: The drivers that took the sweep up, in order.
     """
 
     info: SweepInfo
@@ -135,6 +155,10 @@ class Summary:
     epochs_saved: int
     epochs_full: int
     seconds: float
+    epochs: dict[str, list[Epoch]]
+    spent: list[int]
+    cost: dict[Origin, Cost]
+    opened: list[Opened]
 
     @property
     def candidates(self) -> list[Record]:
@@ -143,13 +167,25 @@ class Summary:
 
     @property
     def baselines(self) -> list[Suggested]:
-        """The published settings, in the order in which they were suggested."""
-        return [trial for trial in self.suggested.values() if trial.label is not None]
+        """The published settings, in the order in which they were suggested; without other seeds of them."""
+        return [trial for trial in self.suggested.values() if trial.label is not None and trial.of is None]
 
     @property
     def unfinished(self) -> int:
         """Trials that were suggested and have not ended."""
         return len(self.suggested.keys() - {record.trial_id for record in self.records})
+
+    @property
+    def violators(self) -> list[Record]:
+        """COMPLETE points that miss a constraint, and are not candidates for that reason."""
+        return [
+            record for record in self.records if record.state == "COMPLETE" and record.of is None and record.violations
+        ]
+
+    @property
+    def gpu_hours(self) -> float:
+        """The trials' own time on the GPUs that each of them held; 0 where they ran without."""
+        return self.seconds / 3600 * float(self.info.config.get("resources", {}).get("gpu", 0.0))
 
 
 def summarise(info: SweepInfo, events: Iterable[Event]) -> Summary:
@@ -161,12 +197,18 @@ def summarise(info: SweepInfo, events: Iterable[Event]) -> Summary:
     events = list(events)
     found = records(events)
     suggested = {event.trial_id: event for event in events if isinstance(event, Suggested)}
-    epochs = [event for event in events if isinstance(event, Epoch)]
+    epochs: dict[str, dict[int, Epoch]] = {trial_id: {} for trial_id in suggested}
+    for event in events:
+        if isinstance(event, Epoch):
+            epochs[event.trial_id][event.epoch] = event
+    curves = {trial_id: [own[epoch] for epoch in sorted(own)] for trial_id, own in epochs.items()}
     front = front_of(found, info.objectives)
     states = Counter(record.state for record in found)
     causes = Counter(_cause(event) for event in events if isinstance(event, Ended) and event.state == "FAIL")
     tried = {event.trial_id: event for event in events if isinstance(event, Measured)}  # the last time counts
-    budgets = {record.trial_id: _budget(suggested[record.trial_id].config, found) for record in found}
+    cost = cost_of(suggested, found, curves)
+    here = [cost[origin] for origin in cost if origin != "earlier"]
+    budgets = budgets_of(suggested, found)
     return Summary(
         info=info,
         records=found,
@@ -179,24 +221,37 @@ def summarise(info: SweepInfo, events: Iterable[Event]) -> Summary:
         counts={state: states[state] for state in STATES},
         failures=dict(sorted(causes.items(), key=lambda pair: (-pair[1], pair[0]))),
         unmeasured={r.trial_id: _cause(e) for r in front if (e := tried.get(r.trial_id)) and e.failure},
-        epochs_spent=len(epochs),
-        epochs_saved=sum(max(0, budgets[r.trial_id] - r.epoch) for r in found if r.state == "PRUNED"),
-        epochs_full=sum(max(r.epoch, budgets[r.trial_id]) for r in found if r.state != "FAIL"),
-        seconds=sum(epoch.seconds for epoch in epochs),
+        epochs_spent=sum(each.epochs for each in here),
+        epochs_saved=sum(each.saved for each in here),
+        epochs_full=sum(
+            max(r.epoch, budgets[r.trial_id]) for r in found if r.state != "FAIL" and r.origin != "earlier"
+        ),
+        seconds=sum(each.seconds for each in here),
+        epochs=curves,
+        spent=epochs_spent(events, suggested),
+        cost=cost,
+        opened=[event for event in events if isinstance(event, Opened)],
     )
-
-
-def _budget(config: Mapping[str, Any], found: Iterable[Record]) -> int:
-    """Full budget of a trial; where its settings do not say, that of the longest COMPLETE trial."""
-    epochs = config.get("epochs")
-    if isinstance(epochs, int):
-        return epochs
-    return max((record.epoch for record in found if record.state == "COMPLETE"), default=0)
 
 
 def _cause(event: Ended | Measured) -> str:
     lines = (event.failure or "").strip().splitlines()
     return lines[0].strip() if lines else "no cause was recorded"
+
+
+def method_of(suggested: Suggested) -> str:
+    """The method of a trial: the type of its forget term, a criterion of reweighting or another objective."""
+    found = get_path(suggested.config, "loss.criterion.type", None)
+    return str(found) if found is not None else suggested.label or "unnamed"
+
+
+def repeats(found: Iterable[Record]) -> dict[str, list[Record]]:
+    """trial_id of a point -> the ended trials that repeat it with other seeds, in their order."""
+    repeated: dict[str, list[Record]] = {}
+    for record in found:
+        if record.of is not None:
+            repeated.setdefault(record.of, []).append(record)
+    return repeated
 
 
 def metric_names(found: Iterable[Record], objectives: Iterable[str]) -> list[str]:

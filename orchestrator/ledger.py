@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -150,7 +149,7 @@ def read_events(folder: Path) -> list[Event]:
     Raises:
         ValueError: A line in the middle is not an event: the file was edited or is of another version.
     """
-    return [_EVENT.validate_python(json.loads(line)) for line in _whole_lines(folder / "ledger.jsonl")]
+    return [_EVENT.validate_json(line) for line in _whole_lines(folder / "ledger.jsonl")]
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -54,14 +54,17 @@ class Job:
 
 
 def jobs_of(sweep: SweepConfig, ledger: Ledger, folder: Path) -> list[Job]:
-    """The trials on the present front that lack metrics of `evaluation.front` and were not measured yet."""
+    """The trials on the present front that lack metrics of `evaluation.front` and were not measured yet.
+
+    Those of earlier sweeps are not among them: their checkpoints lie elsewhere.
+    """
     wanted = named(sweep.trial.evaluation.front)
     done = {event.trial_id for event in ledger.events if isinstance(event, Measured) and event.failure is None}
     configs = {event.trial_id: event.config for event in ledger.events if isinstance(event, Suggested)}
     found = []
     for record in front_of(ledger.records(), sweep.objectives):
         names = [name for name in wanted if name not in record.metrics]
-        if names and record.trial_id not in done:
+        if names and record.trial_id not in done and record.origin != "earlier":
             config = TrialConfig.model_validate(configs[record.trial_id])
             found.append(Job(record.trial_id, config, folder / "trials" / record.trial_id / "checkpoint", names))
     return found

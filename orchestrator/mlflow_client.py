@@ -11,13 +11,14 @@ from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.events import SweepInfo
-from orchestrator.tracking_uri import redacted
+from orchestrator.tracking_uri import TrackingError, redacted, sqlite_path
 from search_spaces.space import flat
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Experiment, Metric, Run
 
+_LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PARAM_VALUE, _TAG_VALUE, _KEY = 6000, 5000, 250
 # MLflow takes 1000 entities a batch, of which 100 parameters and 100 tags.
@@ -60,8 +61,34 @@ def runs_of(client: MlflowClient, experiment_id: str, sweep: str) -> Iterator[Ru
 
 
 def sweep_tag(info: SweepInfo) -> str:
-    """Value of the tag `sweep`: by it the runs of a sweep are found."""
-    return f"{info.fingerprint}-{milliseconds(info.created)}"
+    """Value of the tag `sweep`: by it the runs of a sweep are found, also of one that was extended since."""
+    return f"{info.name}-{milliseconds(info.created)}"
+
+
+def experiment_of(client: MlflowClient, uri: str, name: str) -> Experiment:
+    """The experiment of a name, made where there is none yet.
+
+    Raises:
+        TrackingError: It cannot be made, or was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        database = sqlite_path(uri)
+        place = database.parent.resolve() / "mlartifacts" / re.sub(r"[^\w.-]", "_", name) if database else None
+        try:
+            client.create_experiment(name, artifact_location=place.as_uri() if place else None)
+        except MlflowException:
+            # Another sweep was quicker; another reason shows in the next line.
+            _LOG.debug("experiment %r not created", name, exc_info=True)
+        experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"MLflow experiment {name!r} in {redacted(uri)!r} cannot be made or was deleted, and "
+            "a deleted one keeps its name; restore it with `mlflow experiments restore`"
+        )
+    return experiment
 
 
 def milliseconds(at: float) -> int:

@@ -1,9 +1,9 @@
 """The runs of one sweep in one MLflow store: what an event becomes there.
 
-One experiment per benchmark, a parent run per sweep, a child run per trial. A trial's `forget.nll` is called
-`forget/nll` there, because the UI draws a section of charts for each prefix before a slash. The parent's metrics have
-no slash, since sections with a name come first and would bury `hypervolume`: an anchor's is `target.forget.nll` or
-`retain_model.forget.nll`.
+One experiment per benchmark, a parent run per sweep, a child run per trial and for the target and the retain model.
+A trial that repeats another one with a fresh seed is a child of that trial's run, which is told what its seeds say
+together. A trial's `forget.nll` is called `forget/nll` there, because the UI draws a section of charts for each prefix
+before a slash. The parent's metrics have no slash: sections with a name come first and would bury `hypervolume`.
 
 Sending an event twice stores it once: a metric point carries the time of its event and the epoch as step, runs are
 found by their tags and reused, and a run that is already ended as the ledger says is left alone. What a trial of the
@@ -12,19 +12,18 @@ front was given later goes to its run, ended or not, at the step of its last epo
 
 from __future__ import annotations
 
-import logging
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Opened, Record, Suggested, SweepInfo, records
-from orchestrator.front import front_of, hypervolume_of
+from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Opened, Suggested, SweepInfo
+from orchestrator.evidence import confirmed
+from orchestrator.front import summarise
 from orchestrator.mlflow_client import (
     charted,
     client_of,
+    experiment_of,
     milliseconds,
     params_of,
     points,
@@ -33,15 +32,20 @@ from orchestrator.mlflow_client import (
     sweep_tag,
     tag_value,
 )
-from orchestrator.tracking_uri import TrackingError, redacted, require_store, sqlite_path
+from orchestrator.mlflow_course import Course
+from orchestrator.mlflow_note import experiment_note, is_ours, sweep_note
+from orchestrator.mlflow_runs import ANCHORS, anchor_tags, end_tags, sweep_tags, trial_name, trial_tags
+from orchestrator.mlflow_views import views_of
+from orchestrator.tracking_uri import redacted, require_store
 from orchestrator.weight_profiles import FILES
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment, Metric, Run
+    from mlflow.entities import Metric, Run
 
-_LOG = logging.getLogger(__name__)
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 _TEXTS = ("sweep.yaml", "sweep.json", "report.md", "report.html", "front.csv", "front.json")
+_FOLDERS = ("figures", "tables")
+_NOTE, _PARENT = "mlflow.note.content", "mlflow.parentRunId"
 
 
 @dataclass(frozen=True)
@@ -82,38 +86,43 @@ class Store:
         require_store(uri)
         self.client = client_of(uri)
         self.sweep = sweep_tag(self.info)
-        self.experiment = self._experiment()
+        self.course = Course(self.info)
+        self.experiment = experiment_of(self.client, uri, self.info.benchmark)
         self.children: dict[str, _Child] = {}
-        self._events: dict[str, list[Event]] = {}
+        self.models: dict[str, Run] = {}
         self._pending: dict[str, list[Event]] = {}
-        self._summary: list[Metric] = []
-        self._states: Counter[str] = Counter()
-        self._front: list[Record] = []
-        self._last = self.info.created
         self._points = 0
         self._sent: set[str] = set()
+        self._equip()
         parent: Run | None = None
         for run in runs_of(self.client, self.experiment.experiment_id, self.sweep):
-            if trial_id := run.data.tags.get("trial_id"):
+            tags = run.data.tags
+            if trial_id := tags.get("trial_id"):
                 self.children.setdefault(trial_id, _child(run))
+            elif name := tags.get("anchor"):
+                self.models.setdefault(name, run)
             elif parent is None:
                 parent = run
-        self.parent = parent or self._create_parent()
+        tags = sweep_tags(self.info)
+        self.parent = parent or self._create(self.info.name, self.info.created, tags, None)
         self.run_id: str = self.parent.info.run_id
-        known = self.parent.data.params
-        self._send(self.run_id, [], {k: v for k, v in params_of(self.info.config).items() if k not in known}, {})
+        known = self.parent.data
+        new = {key: value for key, value in tags.items() if known.tags.get(key) != tag_value(value)}
+        # A parameter cannot change: of a sweep that was extended it says how the sweep began.
+        params = {key: value for key, value in params_of(self.info.config).items() if key not in known.params}
+        self._send(self.run_id, [], params, new)
 
     @property
     def open_trials(self) -> int:
         """Trials that were suggested and have not ended."""
-        return len(self._events) - self._states.total()
+        return self.course.open_trials
 
     def result(self) -> SyncResult:
         return SyncResult(
             uri=redacted(self.uri),
             experiment_id=self.experiment.experiment_id,
             run_id=self.run_id,
-            trials=len(self._events),
+            trials=len(self.course.of_trial),
             sent=len(self._sent),
             points=self._points,
         )
@@ -125,49 +134,76 @@ class Store:
 
     def take(self, event: Event) -> None:
         """Remembers what follows from one event."""
-        self._last = max(self._last, event.at)
-        if isinstance(event, Opened):
-            return
-        if isinstance(event, Anchor):
-            prefix = {"target": "target", "retain": "retain_model"}[event.name]
-            values = {f"{prefix}.{name}": value for name, value in event.metrics.items()}
-            self._summary += points(values, event.at, 0)
-            return
-        self._events.setdefault(event.trial_id, []).append(event)
-        self._pending.setdefault(event.trial_id, []).append(event)
-        if isinstance(event, Ended):
-            self._states[event.state] += 1
-            record = records(self._events[event.trial_id])[-1]
-            self._front = front_of([*self._front, record], self.info.objectives)
-            self._summary += points(_summary(self._states, self._front, self.info), event.at, self._states.total())
+        self.course.take(event)
+        if not isinstance(event, Opened | Anchor):
+            self._pending.setdefault(event.trial_id, []).append(event)
 
     def flush(self) -> None:
         """Sends all that is remembered, a trial at a time."""
+        course = self.course
+        for name in list(course.models):
+            self._send_model(course.models[name])
+            del course.models[name]
         for trial_id in list(self._pending):
             self._flush_trial(trial_id, self._pending[trial_id])
             del self._pending[trial_id]
-        self._send(self.run_id, self._summary, {}, {})
-        self._summary = []
+        for trial_id in list(course.estimates):
+            self._send(self.children[trial_id].run_id, course.estimates[trial_id], {}, {})
+            del course.estimates[trial_id]
+        self._send(self.run_id, course.sweep, {}, {})
+        course.sweep = []
+        self._mark_front()
 
     def close(self, interrupted: bool | None) -> None:
-        """Marks the front, uploads the report files and ends the parent run.
+        """Uploads the report files, describes the sweep and ends its run.
 
         Args:
             interrupted: Whether the sweep was ended before its trials; None where nobody knows, and then a
                 sweep with open trials is left as it is.
         """
-        front = {record.trial_id for record in self._front}
+        for name in _TEXTS:
+            if (path := self.folder / name).is_file():
+                self.client.log_text(self.run_id, redacted(path.read_text(encoding="utf-8")), name)
+        for folder in _FOLDERS:
+            for path in sorted((self.folder / folder).glob("*")):
+                self.client.log_artifact(self.run_id, str(path), folder)
+        self._describe()
+        if interrupted is not None or not self.open_trials:
+            at = milliseconds(self.course.last)
+            self.client.set_terminated(self.run_id, "KILLED" if interrupted else "FINISHED", at)
+
+    def _equip(self) -> None:
+        """Gives the experiment a description, where nobody has, and the saved views of this sweep."""
+        there = self.experiment.tags
+        wanted = {_NOTE: there.get(_NOTE) or experiment_note(self.info.benchmark)} | views_of(self.info)
+        for key, value in wanted.items():
+            if there.get(key) != value:
+                self.client.set_experiment_tag(self.experiment.experiment_id, key, value)
+
+    def _describe(self) -> None:
+        """Describes the sweep, unless somebody has written a description of their own."""
+        summary = summarise(self.info, self.course.events)
+        place = self.experiment.experiment_id, self.run_id
+        picture = (self.folder / "figures" / "front.png").is_file()
+        if is_ours(self.client.get_run(self.run_id).data.tags.get(_NOTE)):
+            self._send(self.run_id, [], {}, {_NOTE: sweep_note(summary, confirmed(summary), place, picture=picture)})
+
+    def _mark_front(self) -> None:
+        front = {record.trial_id for record in self.course.front}
         for trial_id, child in self.children.items():
             if (trial_id in front) != child.front:
                 self.client.set_tag(child.run_id, "front", "true" if trial_id in front else "false")
                 child.front = trial_id in front
-        for name in _TEXTS:
-            if (path := self.folder / name).is_file():
-                self.client.log_text(self.run_id, redacted(path.read_text(encoding="utf-8")), name)
-        for path in sorted((self.folder / "figures").glob("*")):
-            self.client.log_artifact(self.run_id, str(path), "figures")
-        if interrupted is not None or not self.open_trials:
-            self.client.set_terminated(self.run_id, "KILLED" if interrupted else "FINISHED", milliseconds(self._last))
+
+    def _send_model(self, anchor: Anchor) -> None:
+        """The run of the target or retain model, which is there whole or not at all."""
+        run = self.models.get(anchor.name)
+        if run is None:
+            tags = anchor_tags(anchor, self.info)
+            run = self.models[anchor.name] = self._create(ANCHORS[anchor.name], anchor.at, tags, self.run_id)
+        self._send(run.info.run_id, self.course.model_points(anchor), {}, {})
+        if run.info.status != "FINISHED":
+            self.client.set_terminated(run.info.run_id, "FINISHED", milliseconds(anchor.at))
 
     def _flush_trial(self, trial_id: str, events: Sequence[Event]) -> None:
         own = [event for event in events if isinstance(event, Suggested | Epoch | Ended)]
@@ -182,19 +218,19 @@ class Store:
             self._sent.add(trial_id)
 
     def _send_trial(self, trial_id: str, events: Sequence[Event], ended: Ended | None) -> None:
-        trial = next(e for e in self._events[trial_id] if isinstance(e, Suggested))
+        trial = next(e for e in self.course.of_trial[trial_id] if isinstance(e, Suggested))
         child = self.children.get(trial_id)
         if child is None:
-            child = self.children[trial_id] = self._create_child(trial)
+            above = self.children[trial.of].run_id if trial.of else self.run_id
+            run = self._create(trial_name(trial), trial.at, trial_tags(trial, self.info), above)
+            child = self.children[trial_id] = _child(run)
         metrics, tags = [], {}
         for event in events:
             if isinstance(event, Epoch):
                 values = {charted(name): value for name, value in event.metrics.items()}
                 metrics += points(values | {"seconds": event.seconds}, event.at, event.epoch)
                 tags["epoch"] = str(event.epoch)
-        if ended:
-            tags |= {"state": ended.state, "epoch": str(ended.epoch)}
-            tags |= {"failure": ended.failure} if ended.failure else {}
+        tags |= end_tags(ended) if ended else {}
         params = {key: value for key, value in params_of(trial.config).items() if key not in child.params}
         self._send(child.run_id, metrics, params, tags)
         child.params |= params.keys()
@@ -208,7 +244,7 @@ class Store:
     def _send_measured(self, trial_id: str, events: Sequence[Measured]) -> None:
         """Adds to a run that is ended: the tag says that it was done, or why it could not be."""
         child = self.children[trial_id]
-        step = max((e.epoch for e in self._events[trial_id] if isinstance(e, Ended)), default=0)
+        step = max((e.epoch for e in self.course.of_trial[trial_id] if isinstance(e, Ended)), default=0)
         metrics = [
             point
             for event in events
@@ -221,55 +257,10 @@ class Store:
         send(self.client, run_id, metrics, params, tags)
         self._points += len(metrics)
 
-    def _experiment(self) -> Experiment:
-        from mlflow.exceptions import MlflowException
-
-        name = self.info.benchmark
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            database = sqlite_path(self.uri)
-            place = database.parent.resolve() / "mlartifacts" / re.sub(r"[^\w.-]", "_", name) if database else None
-            try:
-                self.client.create_experiment(name, artifact_location=place.as_uri() if place else None)
-            except MlflowException:
-                # Another sweep was quicker; another reason shows in the next line.
-                _LOG.debug("experiment %r not created", name, exc_info=True)
-            experiment = self.client.get_experiment_by_name(name)
-        if experiment is None or experiment.lifecycle_stage != "active":
-            raise TrackingError(
-                f"MLflow experiment {name!r} in {redacted(self.uri)!r} cannot be made or was deleted, and "
-                "a deleted one keeps its name; restore it with `mlflow experiments restore`"
-            )
-        return experiment
-
-    def _create_parent(self) -> Run:
-        info = self.info
-        goals = ", ".join(f"{direction} {name}" for name, direction in info.objectives.items())
-        tags = {
-            "sweep": self.sweep,
-            "fingerprint": info.fingerprint,
-            "mlflow.note.content": f"Objectives: {goals}",
-        }
-        tags |= {"git_commit": info.git_commit, "mlflow.source.git.commit": info.git_commit} if info.git_commit else {}
-        tags |= {"data": info.data, "model": info.model}
-        tags |= {f"versions.{key}": value for key, value in info.versions.items()}
-        return self.client.create_run(self.experiment.experiment_id, milliseconds(info.created), tags, info.name)
-
-    def _create_child(self, trial: Suggested) -> _Child:
-        tags = {
-            "mlflow.parentRunId": self.run_id,
-            "sweep": self.sweep,
-            "trial_id": trial.trial_id,
-            "fingerprint": trial.fingerprint,
-            "seed": str(trial.seed),
-            "state": "RUNNING",
-        }
-        if trial.label:
-            tags["label"] = redacted(trial.label)
-        if self.info.git_commit:
-            tags["git_commit"] = tags["mlflow.source.git.commit"] = self.info.git_commit
-        name = f"{trial.trial_id} {redacted(trial.label)}" if trial.label else trial.trial_id
-        return _child(self.client.create_run(self.experiment.experiment_id, milliseconds(trial.at), tags, name))
+    def _create(self, name: str, at: float, tags: Mapping[str, str], above: str | None) -> Run:
+        own = {"sweep": self.sweep} | {key: tag_value(value) for key, value in tags.items()}
+        own |= {_PARENT: above} if above else {}
+        return self.client.create_run(self.experiment.experiment_id, milliseconds(at), own, name)
 
 
 def _child(run: Run) -> _Child:
@@ -287,15 +278,3 @@ def _child(run: Run) -> _Child:
 def _told(event: Measured) -> str:
     """What the tag `measured` says."""
     return tag_value(event.failure or "true")
-
-
-def _summary(states: Counter[str], front: Sequence[Record], info: SweepInfo) -> dict[str, float]:
-    summary: dict[str, float] = {
-        "front_size": len(front),
-        "trials_complete": states["COMPLETE"],
-        "trials_pruned": states["PRUNED"],
-        "trials_failed": states["FAIL"],
-    }
-    if info.objectives.keys() <= info.reference_point.keys():
-        summary["hypervolume"] = hypervolume_of(front, info.objectives, info.reference_point)
-    return summary

@@ -11,6 +11,7 @@ Shape suffixes: N trials, M objectives.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -49,7 +50,8 @@ def oriented(values: Sequence[Mapping[str, float]], objectives: Mapping[str, Lit
 def ranks(points_NM: ArrayLike) -> NDArray[np.intp]:
     """Non-dominated sorting: 0 for the front, 1 for the front of what is left, and so on.
 
-    Equal points share a rank. Takes O(N^2 M) time and O(N^2) memory.
+    Equal points share a rank. Takes O(N log N) time for two objectives, and about O(N sqrt(N)) to O(N^2) for more;
+    memory is O(N M).
 
     Returns:
         ranks_N, integers from 0.
@@ -57,22 +59,24 @@ def ranks(points_NM: ArrayLike) -> NDArray[np.intp]:
     Raises:
         ValueError: The points are not a finite table of N rows and at least one column.
 
-    Source: Deb et al. 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II", section III.A.
+    Source: Deb et al. 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II", section III.A, for what a
+    rank is; Zhang et al. 2015, "An efficient approach to nondominated sorting" (ENS-BS), for how it is found.
     """
-    dominates_NN = _dominates(_checked(points_NM))
-    dominators_N = dominates_NN.sum(axis=0)
-    ranks_N = np.full(len(dominators_N), -1, dtype=np.intp)
-    rank = 0
-    while (left_N := ranks_N < 0).any():
-        front_N = left_N & (dominators_N == 0)
-        ranks_N[front_N] = rank
-        dominators_N = dominators_N - dominates_NN[front_N].sum(axis=0)
-        rank += 1
-    return ranks_N
+    distinct_KM, copy_of_N = _distinct(_checked(points_NM))
+    if distinct_KM.shape[1] > 2:
+        return _ranks_of_many(distinct_KM)[copy_of_N]
+    ranks_K = np.empty(len(distinct_KM), dtype=np.intp)
+    lowest: list[float] = []  # of each front the least second objective so far; they rise from front to front
+    for position, height in enumerate(distinct_KM[:, 1:].max(axis=1, initial=-np.inf).tolist()):
+        ranks_K[position] = rank = bisect_right(lowest, height)
+        lowest[rank : rank + 1] = [height]
+    return ranks_K[copy_of_N]
 
 
 def front(points_NM: ArrayLike) -> NDArray[np.bool_]:
     """Which points no other point dominates; of equal points, all or none.
+
+    Takes O(N log N) time for one or two objectives, O(N F M) for more and a front of F.
 
     Returns:
         mask_N.
@@ -80,7 +84,14 @@ def front(points_NM: ArrayLike) -> NDArray[np.bool_]:
     Raises:
         ValueError: As `ranks`.
     """
-    return np.logical_not(_dominates(_checked(points_NM)).any(axis=0))
+    distinct_KM, copy_of_N = _distinct(_checked(points_NM))
+    mask_K = np.ones(len(distinct_KM), dtype=np.bool_)
+    if distinct_KM.shape[1] > 2:
+        mask_K = _ranks_of_many(distinct_KM, most=1) == 0
+    elif len(distinct_KM):
+        height_K = distinct_KM[:, 1:].max(axis=1, initial=-np.inf)
+        mask_K[1:] = height_K[1:] < np.minimum.accumulate(height_K)[:-1]
+    return mask_K[copy_of_N]
 
 
 def crowding(points_NM: ArrayLike) -> Floats:
@@ -105,7 +116,7 @@ def crowding(points_NM: ArrayLike) -> Floats:
     *Differs from* it for equal points, where its result depends on their order.
     """
     points_NM = _checked(points_NM)
-    distinct_KM, copy_of_N = np.unique(points_NM, axis=0, return_inverse=True)
+    distinct_KM, copy_of_N = _distinct(points_NM)
     if len(distinct_KM) <= 1:
         return np.full(len(points_NM), np.inf)
     distance_K = np.zeros(len(distinct_KM))
@@ -118,7 +129,42 @@ def crowding(points_NM: ArrayLike) -> Floats:
         if span > 0:
             distance_K[order_K[1:-1]] += (sorted_K[2:] - sorted_K[:-2]) / span
             distance_K[order_K[[0, -1]]] = np.inf
-    return distance_K[copy_of_N.reshape(-1)]
+    return distance_K[copy_of_N]
+
+
+def epsilon_net(points_NM: ArrayLike, count: int | None = None) -> NDArray[np.intp]:
+    """An order in which a front is covered evenly from the start: the next is the farthest from all taken before.
+
+    The first is the best in the first objective. Distances are Euclidean, each objective scaled to [0, 1] over these
+    points. Of equally far ones the best in the first objective is taken (then in the second, and so on); a point that
+    equals one taken already comes last, by its position.
+
+    Args:
+        points_NM: A front.
+        count: Length of the order; None: all points. Takes O(N M) time for each.
+
+    Returns:
+        Positions in `points_NM`, the first to be taken first. They are an order, no ranks: position i of the result
+        says who is the i-th.
+
+    Raises:
+        ValueError: As `ranks`.
+
+    Source: Schmucker et al. 2021, "Multi-objective asynchronous successive halving" (arXiv 2106.12639), section 4.
+    """
+    points_NM = _checked(points_NM)
+    count = len(points_NM) if count is None else min(count, len(points_NM))
+    by_value_N = np.lexsort(points_NM.T[::-1])  # stable: equal points stay in the order of their positions
+    span_M = np.ptp(points_NM, axis=0) if len(points_NM) else 1.0
+    scaled_NM = (points_NM / np.where(span_M > 0, span_M, 1.0))[by_value_N]
+    distance_N = np.full(len(points_NM), np.inf)
+    taken = []
+    for _ in range(count):
+        taken.append(int(distance_N.argmax()))
+        step_N = np.sqrt(((scaled_NM - scaled_NM[taken[-1]]) ** 2).sum(axis=1))
+        distance_N = np.minimum(distance_N, step_N)
+        distance_N[taken[-1]] = -1.0
+    return by_value_N[np.array(taken, dtype=np.intp)]
 
 
 def hypervolume(points_NM: ArrayLike, reference_M: ArrayLike) -> float:
@@ -154,9 +200,9 @@ def knee(points_NM: ArrayLike) -> int:
 
     0 is the best value on the front and 1 the worst, so the smallest sum lies farthest below the plane on
     which the sum is 1; with two objectives that is the line through both ends of the front. An objective that
-    is the same for all adds 0. Of sums within 1e-9 of each other, the best first objective wins (then the
-    second, and so on, then the position). With two points both sums are 1: it is the end that is best in the
-    first objective.
+    is the same for all adds 0. With two points both sums are 1; of sums within 1e-9 of each other the smallest
+    in the objectives' own units wins, then the best first objective (then the second, and so on, then the
+    position).
 
     Args:
         points_NM: The front, at least one point.
@@ -175,7 +221,8 @@ def knee(points_NM: ArrayLike) -> int:
     best_M, span_M = points_NM.min(axis=0), np.ptp(points_NM, axis=0)
     sum_N = ((points_NM - best_M) / np.where(span_M > 0, span_M, 1.0)).sum(axis=1)
     candidates = np.flatnonzero(sum_N <= sum_N.min() + 1e-9)
-    first = np.lexsort(points_NM[candidates].T[::-1])[0]
+    tied_KM = points_NM[candidates]
+    first = np.lexsort((*tied_KM.T[::-1], np.round(tied_KM.sum(axis=1), 9)))[0]
     return int(candidates[first])
 
 
@@ -190,15 +237,44 @@ def _checked(points_NM: ArrayLike) -> Floats:
     return points_NM + 0.0
 
 
-def _dominates(points_NM: Floats) -> NDArray[np.bool_]:
-    """[i, j]: whether point i dominates point j."""
-    count = len(points_NM)
-    no_worse_NN = np.ones((count, count), dtype=np.bool_)
-    # One objective at a time: a table of N x N x M would be M times the memory.
-    for column_N in points_NM.T:
-        no_worse_NN &= column_N[:, None] <= column_N[None, :]
-    # No worse both ways means equal.
-    return no_worse_NN & ~no_worse_NN.T
+def _distinct(points_NM: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """The distinct points, sorted by the first objective, then the second, and so on; and the row of each point."""
+    order_N = np.lexsort(points_NM.T[::-1])
+    sorted_NM = points_NM[order_N]
+    new_N = np.ones(len(points_NM), dtype=np.bool_)
+    new_N[1:] = (sorted_NM[1:] != sorted_NM[:-1]).any(axis=1)
+    copy_of_N = np.empty(len(points_NM), dtype=np.intp)
+    copy_of_N[order_N] = np.cumsum(new_N) - 1
+    return sorted_NM[new_N], copy_of_N
+
+
+def _ranks_of_many(distinct_KM: Floats, most: int | None = None) -> NDArray[np.intp]:
+    """Ranks of points as `_distinct` sorts them; with `most`, those of so many fronts, and `most` for all others.
+
+    Who dominates a point comes before it, and who is dominated by a front is dominated by all before that front:
+    the first front that does not dominate a point is found by halves.
+    """
+    others_KM = distinct_KM[:, 1:]  # the first objective of whoever came before is no worse
+    fronts: list[Floats] = []  # an objective a row, with room to spare behind `sizes`
+    sizes: list[int] = []
+    ranks_K = np.empty(len(distinct_KM), dtype=np.intp)
+    for position, point_M in enumerate(others_KM):
+        rank = bisect_left(
+            range(len(fronts)),
+            True,
+            key=lambda rank: not (fronts[rank][:, : sizes[rank]] <= point_M[:, None]).all(axis=0).any(),
+        )
+        ranks_K[position] = rank
+        if rank == most:
+            continue
+        if rank == len(fronts):
+            fronts.append(np.empty((others_KM.shape[1], 16)))
+            sizes.append(0)
+        elif sizes[rank] == fronts[rank].shape[1]:
+            fronts[rank] = np.concatenate([fronts[rank], np.empty_like(fronts[rank])], axis=1)
+        fronts[rank][:, sizes[rank]] = point_M
+        sizes[rank] += 1
+    return ranks_K
 
 
 def _volume(points_NM: Floats, reference_M: Floats) -> float:

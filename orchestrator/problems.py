@@ -134,6 +134,16 @@ def read_yaml(file: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError(
             file, [Problem("", f"holds {type(raw).__name__}, a sweep file is a mapping: name, trial, space")]
         )
+    lay_over(raw, overrides)
+    return raw
+
+
+def lay_over(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Lays `path=value` settings over a file's contents, in place.
+
+    Raises:
+        ConfigError: A setting is not `path=value`, or its value is not YAML.
+    """
     problems = []
     for override in overrides:
         path, equals, text = override.partition("=")
@@ -146,18 +156,25 @@ def read_yaml(file: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
             problems.append(Problem(path, f"{text!r} is not readable as YAML; quote it"))
     if problems:
         raise ConfigError("--set", problems)
-    return raw
 
 
-_DOTTED = {"space", "objectives", "reference_point", "floors"}
+_DOTTED = {"space", "objectives", "reference_point", "constraints", "floors", "values"}
 """Mappings whose keys are dotted paths themselves."""
 
 
 def _override(raw: dict[str, Any], path: str, value: Any) -> None:
-    """Sets a value in place, at a path whose parts may be dotted keys: space.optim.lr is `optim.lr` in `space`."""
+    """Sets a value in place, at a path whose parts may be dotted keys: space.optim.lr is `optim.lr` in `space`.
+
+    In a list, a number is the entry at that place, and the number after the last appends one.
+    """
     parts = path.split(".")
-    node, name = raw, ""
+    node: Any = raw
+    name = ""
     while True:
+        if isinstance(node, list):
+            node, parts = _entry(node, parts, value)
+            if not parts:
+                return
         joined = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
         key = next((key for key in joined if key in node), joined[0] if name in _DOTTED else parts[0])
         parts = parts[key.count(".") + 1 :]
@@ -166,9 +183,22 @@ def _override(raw: dict[str, Any], path: str, value: Any) -> None:
                 node.clear()  # what the old variant had means nothing to the new one; a preset is a whole loss
             node[key] = value
             return
-        if not isinstance(node.get(key), dict):
+        inside = isinstance(node.get(key), list) and parts[0].isdecimal() and int(parts[0]) <= len(node[key])
+        if not inside and not isinstance(node.get(key), dict):
             node[key] = {}
         node, name = node[key], key
+
+
+def _entry(entries: list[Any], parts: list[str], value: Any) -> tuple[Any, list[str]]:
+    """The entry of a list that a path leads into, with the rest of the path; with no rest, it is set."""
+    place, rest = int(parts[0]), parts[1:]
+    if place == len(entries):
+        entries.append({})
+    if not rest:
+        entries[place] = value
+    elif not isinstance(entries[place], dict):
+        entries[place] = {}
+    return entries[place], rest
 
 
 # -- what pydantic found, in our words ---------------------------------------------------------------------------------
@@ -236,9 +266,13 @@ def _variants(model: type[BaseModel], location: Sequence[str | int]) -> list[typ
     """The models that may stand at a location: several where it is a union, none where it is a plain value."""
     candidates = [model]
     for part in location:
+        if isinstance(part, int):  # an entry of a list is what the list is of
+            continue
         found = [m for m in candidates if part in m.model_fields]
         if found:
-            candidates = models_in(found[0].model_fields[str(part)].annotation)
+            annotation = found[0].model_fields[part].annotation
+            listed = typing.get_origin(annotation) is tuple
+            candidates = models_in(typing.get_args(annotation)[0] if listed else annotation)
         else:  # the tag of a union
             candidates = [m for m in candidates if "type" in m.model_fields and m.model_fields["type"].default == part]
     return candidates

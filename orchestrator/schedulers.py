@@ -34,18 +34,15 @@ class RungScheduler(FIFOScheduler):
             self.causes[trial.trial_id] = "its worker process died" if died else lines[-1][:500]
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """CONTINUE or STOP."""
-        on = self.rungs.goes_on(
-            trial.config["trial_id"],
-            result["epoch"],
-            metrics_of(result),
-            protected=trial.config["label"] is not None,
+        """CONTINUE or STOP; a trial that is paused stops for Ray too, which costs nothing: its checkpoint stays."""
+        decision = self.rungs.decide(
+            trial.config["trial_id"], result["epoch"], metrics_of(result), protected=trial.config["protected"]
         )
-        return str(TrialScheduler.CONTINUE if on else TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE if decision == "go" else TrialScheduler.STOP)
 
     def debug_string(self) -> str:
         """One line for Ray's own log."""
-        return "rungs " + ", ".join(f"{epoch}: {len(values)}" for epoch, values in self.rungs.values.items())
+        return "rungs " + ", ".join(f"{epoch}: {trials}" for epoch, trials in self.rungs.sizes().items())
 
 
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:

@@ -1,41 +1,36 @@
-"""What proposes the next trial: an Optuna study that is a function of the ledger, and Ray's searcher over it.
+"""Ray's searcher, and the one who writes the history: what is proposed, what became of it.
 
-The study is rebuilt from the ledger whenever a sweep starts or goes on: ended trials are added with what became of
-them, interrupted ones as running, and are then told like any other. `study.log` (Optuna's journal) is a copy for other
-tools, such as optuna-dashboard; nothing is read back from it.
+All state is a function of the events: a driver that takes up a sweep shows the searcher what has happened (`take`),
+and it goes on as if it had been there. `study.log` (Optuna's journal) is a copy for other tools, such as
+optuna-dashboard; nothing is read back from it.
 
-Each proposal draws from a sampler seeded by (seed, number of the trial): it depends on the history alone, and not on
-which process asks, or how often one was restarted.
-
-Told to Optuna: COMPLETE at full budget only, PRUNED when stopped early, FAIL when failed or diverged. (Ray's own
-OptunaSearch tells early-stopped trials as COMPLETE with their low-budget values, and leaves NaN trials running.)
+A trial that the rungs pause has ended for Ray, which costs nothing; here it has not, and its settings are handed out
+again once it is promoted. (Ray's own OptunaSearch tells early-stopped trials as COMPLETE with their low-budget values,
+and leaves NaN trials running.)
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from orchestrator.agenda import Agenda, Proposal
 from orchestrator.config import SweepConfig
-from orchestrator.events import Ended, Epoch, Event, State, Suggested, finite
-from orchestrator.ledger import Ledger
+from orchestrator.constraints import violations
+from orchestrator.events import Anchor, Ended, Epoch, Event, Promoted, State, Suggested, finite
+from orchestrator.journal import Journal
+from orchestrator.ledger import History
+from orchestrator.observations import Told
+from orchestrator.proposals import Proposals
+from orchestrator.rungs import Rungs, protected
 from orchestrator.schedulers import metrics_of
-from orchestrator.search_config import TPE, Random
-from search_spaces.space import Domain, Float, Int, flat, get_path, variant
-from trials.config import TrialConfig
-from trials.identity import fingerprint
 
 STATES: dict[State, TrialState] = {
     "COMPLETE": TrialState.COMPLETE,
@@ -44,142 +39,84 @@ STATES: dict[State, TrialState] = {
 }
 
 
-def create_study(folder: Path, sweep: SweepConfig, ledger: Ledger) -> optuna.Study:
-    """A study with the history of the ledger, on a fresh journal file `<folder>/study.log`."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    journal = folder / "study.log"
-    for left in folder.glob("study.log*"):  # a killed driver may have left Optuna's lock too
-        left.unlink()
-    study = optuna.create_study(
-        study_name=sweep.name,
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        directions=["minimize" if direction == "min" else "maximize" for direction in sweep.objectives.values()],
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(list(sweep.objectives))
-    records = {record.trial_id: record for record in ledger.records()}
-    for event in ledger.events:
-        if isinstance(event, Suggested):
-            trial = TrialConfig.model_validate(event.config)
-            number = add_running(study, sweep, trial, event.label, event.params)
-            if record := records.get(event.trial_id):
-                tell(study, sweep, number, record.state, record.metrics)
-    return study
-
-
-def sampler_for(config: TPE | Random, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler that proposes trial `number`."""
-    seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
-    if isinstance(config, Random):
-        return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=config.startup, multivariate=True, group=True, constant_liar=True
-        )
-
-
-def add_running(
-    study: optuna.Study, sweep: SweepConfig, trial: TrialConfig, label: str | None, chosen: Mapping[str, Any]
-) -> int:
-    """Adds a trial of known settings; outside the space (a baseline may be) it is there without parameters.
-
-    Args:
-        study: Where to.
-        sweep: Whose trial.
-        trial: Its settings.
-        label: Of a baseline.
-        chosen: Path -> value as it was suggested: a preset is not in the settings.
-    """
-    space = sweep.search_space
-    params = space.locate(trial.model_dump(mode="json"), chosen) or {}
-    domains = {parameter.name: parameter.domain for parameter in space.parameters}
-    point = {parameter.path: params[parameter.name] for parameter in space.parameters if parameter.name in params}
-    # As identity has it: a preset is what it stands for, and to look at weights changes no result.
-    at_point, settings = (each.model_dump(exclude={"log_weights"}) for each in (sweep.trial_at(point), trial))
-    if at_point != settings:  # it differs from the base trial in what is not searched
-        params = {}
-    study.add_trial(
-        optuna.trial.create_trial(
-            state=TrialState.RUNNING,
-            params=params,
-            distributions={name: distribution(domains[name]) for name in params},
-            user_attrs={"label": label} if label else {},
-        )
-    )
-    return len(study.get_trials(deepcopy=False)) - 1
-
-
-def distribution(domain: Domain) -> BaseDistribution:
-    """Optuna's word for a domain."""
-    if isinstance(domain, Float):
-        return FloatDistribution(domain.low, domain.high, log=domain.log)
-    if isinstance(domain, Int):
-        return IntDistribution(domain.low, domain.high, log=domain.log)
-    return CategoricalDistribution(domain.choices)
-
-
-def tell(study: optuna.Study, sweep: SweepConfig, number: int, state: State, metrics: Mapping[str, float]) -> None:
-    """Ends a trial of the study; values only at full budget."""
-    values = [metrics[name] for name in sweep.objectives] if state == "COMPLETE" else None
-    study.tell(number, values, STATES[state])
-
-
 class StudySearcher(Searcher):
-    """Ray's searcher over a study, and the one who writes the ledger.
+    """Ray's searcher over a history.
 
     Args:
         sweep: The sweep.
-        ledger: Its ledger; what it holds already is the history.
-        folder: The run folder.
+        history: What has happened already, and where events go.
+        folder: The run folder; None writes nothing.
         concurrent: Trials at once.
         digests: Digests of data and model, for fingerprints.
+        rungs: The scheduler's, with the history replayed; None pauses nobody.
+
+    Attributes:
+        live: Ray's id of a trial -> what Ray runs now.
+        causes: Ray's id of a trial -> what ended it; the scheduler hears of it first, and writes it here.
+        broken: What kept an event from being written.
     """
 
     def __init__(
-        self, sweep: SweepConfig, ledger: Ledger, folder: Path, *, concurrent: int, digests: tuple[str, str]
+        self,
+        sweep: SweepConfig,
+        history: History,
+        folder: Path | None,
+        *,
+        concurrent: int,
+        digests: tuple[str, str],
+        rungs: Rungs | None = None,
     ) -> None:
         super().__init__()
-        self.sweep, self.ledger, self.folder, self.concurrent = sweep, ledger, folder, concurrent
-        self.data, self.model = digests
-        self.study = create_study(folder, sweep, ledger)
-        suggested = [event for event in ledger.events if isinstance(event, Suggested)]
-        ended = {record.trial_id for record in ledger.records()}
-        self.interrupted = deque(event for event in suggested if event.trial_id not in ended)
-        self.suggested = len(suggested)
-        self.ended = len(ended)
+        self.sweep, self.history, self.folder, self.concurrent, self.rungs = sweep, history, folder, concurrent, rungs
         self.live: dict[str, Suggested] = {}
-        self.causes: dict[str, str] = {}  # Ray's id of a trial -> what ended it; the scheduler hears of it first
+        self.causes: dict[str, str] = {}
         self.broken: OSError | None = None
+        self.proposals = Proposals(sweep)
+        self.agenda = Agenda(sweep, history, self.proposals, digests)
+        self._journal = Journal(folder, sweep, self.proposals.words) if folder else None
+        self._anchors: dict[str, dict[str, float]] = {}
+        self._last: dict[str, Epoch] = {}  # trial_id -> its last epoch, until it has ended
+        self._told: dict[str, Told] = {}
         self._silent: set[str] = set()  # Ray's ids of trials that have not reported since they were handed out
         self._again: set[str] = set()
-        self._epochs: dict[str, int] = {}
-        for event in ledger.events:
-            if isinstance(event, Epoch):
-                self._epochs[event.trial_id] = event.epoch
+        for event in history.events:
+            self._take(event)
+        if self._journal:
+            self._journal.follow()
+        self._interrupted = deque(self.agenda.unended.values())
 
     @property
     def done(self) -> bool:
-        """Whether the budget is used up."""
-        return self.ended >= self.sweep.budget.trials
+        """Whether nothing is left to run, to promote, to propose or to confirm."""
+        return not self.agenda.unended and self.agenda.next() is None
+
+    @property
+    def exhausted(self) -> str | None:
+        """Why the search proposes nothing more, as in `epochs 400 of 400`; None while it does."""
+        return self.agenda.exhausted
+
+    @property
+    def paused(self) -> list[str]:
+        """trial_ids of those that wait for their promotion."""
+        return [trial_id for trial_id in (self.rungs.paused if self.rungs else ()) if trial_id in self.agenda.unended]
 
     # -- what Ray calls ----------------------------------------------------------------------------------------------
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
-        """Settings for Ray's trial: an interrupted one first, then baselines, then what the sampler proposes."""
-        if not self.interrupted and self.suggested >= self.sweep.budget.trials:
-            return None if self.live else str(Searcher.FINISHED)  # what is running may have to be started again
+        """Settings for Ray's trial: one that was interrupted first, then one that is promoted, then a new one."""
         if len(self.live) >= self.concurrent:
             return None
-        event = self.interrupted.popleft() if self.interrupted else self._propose()
+        event = self._next()
+        if event is None:  # what is running may have to be started again
+            return None if self.live else str(Searcher.FINISHED)
         self.live[trial_id] = event
         self._silent.add(trial_id)
         return {
             "trial_id": event.trial_id,
             "label": event.label,
+            "protected": protected(event),
             "trial": event.config,
-            "folder": str(self.folder / "trials" / event.trial_id),
+            "folder": str(self.folder / "trials" / event.trial_id) if self.folder else "",
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -188,14 +125,14 @@ class StudySearcher(Searcher):
         self._record_epoch(self.live[trial_id].trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial that ended: at full budget, stopped, failed, or with its worker dead beyond retries."""
+        """A trial that ended: at full budget, stopped, paused, failed, or with its worker dead beyond retries."""
         event = self.live.pop(trial_id)
         result = result or {}
         failure = result.get("failure")
         if error and trial_id in self._silent and event.trial_id not in self._again:
             # Its worker may have died of the trial before: Ray then fails the next one without a retry.
             self._again.add(event.trial_id)
-            self.interrupted.append(event)
+            self._interrupted.append(event)
             return
         if error:
             failure = self.causes.get(trial_id, "its worker process died")
@@ -205,12 +142,10 @@ class StudySearcher(Searcher):
             failure = "ended without a result"
         elif failure is None:
             self._record_epoch(event.trial_id, result)
-            metrics = metrics_of(result)
-            missing = [name for name in self.sweep.objectives if not math.isfinite(metrics.get(name, math.nan))]
-            failure = f"did not report {' and '.join(missing)}" if missing else None
-        epoch = self._epochs.get(event.trial_id, 0)
-        full = epoch >= self.sweep.trial.epochs
-        self.end(event, "FAIL" if failure else "COMPLETE" if full else "PRUNED", failure)
+            failure = self._lacking(metrics_of(result), full=self._is_full(event))
+        if failure is None and not self._is_full(event) and event.trial_id in self.paused:
+            return
+        self.end(event, "FAIL" if failure else "COMPLETE" if self._is_full(event) else "PRUNED", failure)
 
     def save(self, checkpoint_path: str) -> None:
         """Ray asks for a snapshot; the ledger is all that is ever restored from."""
@@ -225,63 +160,133 @@ class StudySearcher(Searcher):
     # -- ours --------------------------------------------------------------------------------------------------------
 
     def end(self, event: Suggested, state: State, failure: str | None = None) -> None:
-        """Writes the end of a trial to the ledger, then tells the study."""
-        epoch = self._epochs.get(event.trial_id, 0)
-        self._append(Ended(trial_id=event.trial_id, state=state, epoch=epoch, failure=failure))
-        self.ended += 1
-        last = next(
-            (e for e in reversed(self.ledger.events) if isinstance(e, Epoch) and e.trial_id == event.trial_id),
-            None,
+        """Writes the end of a trial; constraints bind those at full budget."""
+        last = self._last.get(event.trial_id)
+        missed = violations(self.sweep.constraints, last.metrics, self._anchors) if last and state == "COMPLETE" else {}
+        self._append(
+            Ended(
+                at=self.history.clock(),
+                trial_id=event.trial_id,
+                state=state,
+                epoch=last.epoch if last else 0,
+                failure=failure,
+                violations=missed,
+            )
         )
-        tell(self.study, self.sweep, event.number, state, last.metrics if last else {})
+
+    def _next(self) -> Suggested | None:
+        while True:
+            if event := self._waiting():
+                return event
+            proposal = self.agenda.next()
+            if isinstance(proposal, Proposal):
+                return self._suggest(proposal)
+            if self.live or not self.agenda.unended:
+                return None
+            for event in list(self.agenda.unended.values()):  # paused, and nobody can promote them any more
+                self.end(event, "PRUNED")
+
+    def _waiting(self) -> Suggested | None:
+        """A trial that has been suggested and is to go on: it was interrupted, or is promoted now."""
+        while self._interrupted:
+            event = self._interrupted.popleft()
+            if event.trial_id not in self.paused:
+                return event
+        while self.rungs and (promoted := self.rungs.promote()):
+            if promoted in self.agenda.unended:
+                self._append(Promoted(at=self.history.clock(), trial_id=promoted))
+                return self.agenda.unended[promoted]
+        return None
+
+    def _suggest(self, proposal: Proposal) -> Suggested:
+        number = len(self.agenda.suggested)
+        event = Suggested(
+            at=self.history.clock(),
+            trial_id=f"{number:05d}",
+            number=number,
+            label=proposal.label,
+            params=proposal.params,
+            config=proposal.trial.model_dump(mode="json"),
+            fingerprint=self.agenda.fingerprint(proposal.trial),
+            seed=proposal.trial.seed,
+            origin=proposal.origin,
+            of=proposal.of,
+            phase=proposal.phase,
+            design=proposal.design,
+            base=proposal.base,
+        )
+        self._append(event)
+        return event
 
     def _append(self, event: Event) -> None:
         try:
-            self.ledger.append(event)
+            self.history.append(event)
         except OSError as error:  # Ray turns it into an error of its own: keep what it was
             self.broken = error
             raise
+        self._take(event)
 
-    def _propose(self) -> Suggested:
-        number = self.suggested
-        labels = self.sweep.baselines
-        label = labels[number] if number < len(labels) else None
-        point: dict[str, Any] = {}
-        if label:
-            trial = self.sweep.baseline(label)
-            add_running(self.study, self.sweep, trial, label, {})
-        else:
-            self.study.sampler = sampler_for(self.sweep.sampler, number)  # type: ignore[arg-type]
-            point = self.sweep.search_space.suggest(self.study.ask())
-            trial = self.sweep.trial_at(point)
-        settings = trial.model_dump(mode="json")
-        paths = dict.fromkeys(parameter.path for parameter in self.sweep.search_space.parameters)
-        if label:  # what sets it apart may not be searched
-            base = flat(self.sweep.trial.model_dump(mode="json"))
-            paths |= dict.fromkeys(path for path, value in flat(settings).items() if base.get(path) != value)
-        event = Suggested(
-            trial_id=f"{number:05d}",
-            number=number,
-            label=label,
-            # A variant chosen by its bare word is that word; a preset is in the point and not in the settings.
-            params={p: value for p in paths if (value := point.get(p, variant(get_path(settings, p)))) is not None},
-            config=settings,
-            fingerprint=fingerprint(trial, data=self.data, model=self.model),
-            seed=trial.seed,
+    def _take(self, event: Event) -> None:
+        """Takes in the next event of the history, whether it happens now or happened before."""
+        self.agenda.take(event)
+        if isinstance(event, Anchor):
+            self._anchors[event.name] = event.metrics
+        elif isinstance(event, Epoch):
+            self._last[event.trial_id] = event
+        elif isinstance(event, Suggested):
+            told = Told(event.number, self.proposals.words.located(event), repeats=event.of is not None)
+            self._told[event.trial_id] = told
+            self.proposals.begin(told)
+            if self._journal:
+                self._journal.begin(told, **_attributes(event))
+        elif isinstance(event, Ended):
+            if self.rungs:
+                self.rungs.end(event.trial_id)
+            if event.trial_id in self._told:  # of several ends the first is told
+                told = self._as_told(event)
+                self.proposals.end(told)
+                if self._journal:
+                    self._journal.end(told)
+
+    def _as_told(self, event: Ended) -> Told:
+        told, last = self._told.pop(event.trial_id), self._last.pop(event.trial_id, None)
+        if event.state != "COMPLETE":
+            return replace(told, state=STATES[event.state])
+        metrics = last.metrics if last else {}
+        if any(name not in metrics for name in self.sweep.objectives):  # an earlier sweep's, with other objectives
+            return replace(told, state=TrialState.FAIL)
+        return replace(
+            told,
+            state=TrialState.COMPLETE,
+            values=tuple(metrics[name] for name in self.sweep.objectives),
+            violations=tuple((name, event.violations.get(name, 0.0)) for name in self.sweep.constraints),
         )
-        self._append(event)
-        self.suggested += 1
-        return event
+
+    def _is_full(self, event: Suggested) -> bool:
+        last = self._last.get(event.trial_id)
+        return last is not None and last.epoch >= self.sweep.trial.epochs
+
+    def _lacking(self, metrics: Mapping[str, float], *, full: bool) -> str | None:
+        needed = (*self.sweep.objectives, *self.sweep.constraints) if full else self.sweep.objectives
+        missing = [name for name in dict.fromkeys(needed) if not math.isfinite(metrics.get(name, math.nan))]
+        return f"did not report {' and '.join(missing)}" if missing else None
 
     def _record_epoch(self, trial_id: str, result: Mapping[str, Any]) -> None:
         # A resumed trial reports its last epoch again, and Ray a last result twice: the first time counts.
-        if result["epoch"] > self._epochs.get(trial_id, 0):
-            self._epochs[trial_id] = result["epoch"]
+        last = self._last.get(trial_id)
+        if last is None or result["epoch"] > last.epoch:
             self._append(
                 Epoch(
+                    at=self.history.clock(),
                     trial_id=trial_id,
                     epoch=result["epoch"],
                     metrics=finite(metrics_of(result)),
                     seconds=result["seconds"],
                 )
             )
+
+
+def _attributes(event: Suggested) -> dict[str, Any]:
+    """What those who look at the study want to know of a trial besides its values."""
+    known = {"label": event.label, "of": event.of, "design": event.design}
+    return {"origin": event.origin} | {name: value for name, value in known.items() if value is not None}

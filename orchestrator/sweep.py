@@ -11,31 +11,32 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ray import tune
 from rich.console import Console
 
 from orchestrator.cluster import capacity, connect, disconnect
 from orchestrator.config import SweepConfig
-from orchestrator.events import Anchor, Event
+from orchestrator.constraints import bounds_of
+from orchestrator.earlier import is_complete, take_over
+from orchestrator.events import Anchor, Opened
 from orchestrator.folder import keep_house, open_folder
 from orchestrator.ledger import Ledger
 from orchestrator.measure import jobs_of, measure_front
-from orchestrator.prepare import PrepareError, prepare_models
+from orchestrator.prepare import PrepareError, Which, prepare_models
 from orchestrator.problems import ConfigError, Problem, RunFailed
 from orchestrator.progress import SweepProgress
 from orchestrator.report import Report, write_report
 from orchestrator.rungs import Rungs
 from orchestrator.schedulers import RungScheduler
 from orchestrator.search_config import floors_of
+from orchestrator.session import logging_to, terminable
 from orchestrator.study import StudySearcher
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_uri import TrackingError
@@ -99,7 +100,9 @@ def run_sweep(
             raise ConfigError("benchmark", [Problem(f"trial.benchmark.{error.field}", str(error))]) from None
     folder = output.resolve() / sweep.name
     ledger = open_folder(folder, sweep, benchmark, source)
-    with _logging_to(folder / "log.txt"):
+    for path, (old, new) in _changed(ledger).items():
+        console.print(f"changed: {path}: {old} -> {new}", markup=False, highlight=False, soft_wrap=True)
+    with logging_to(folder / "log.txt"):
         try:
             return _see_through(sweep, ledger, folder, sweep.digests(benchmark), trial, console)
         finally:
@@ -121,13 +124,16 @@ def _see_through(
     ledger.listen(lambda event: keep_house(folder, ledger, event))
     ended: Literal["finished", "interrupted"] = "finished"
     try:
-        searching = len(ledger.records()) < sweep.budget.trials
+        left = StudySearcher(sweep, ledger, None, concurrent=1, digests=digests)
+        searching = not left.done or not is_complete(sweep, ledger)
         if searching or (trial is None and jobs_of(sweep, ledger, folder)):
-            if trial is None:
-                with _terminable():
+            with terminable():
+                if trial is None:
                     _anchors(sweep, ledger, digests[0], console)
+                if copied := take_over(sweep, ledger, digests):
+                    console.print(f"{copied} trials taken over from earlier sweeps", highlight=False)
             connect()
-            with _terminable() as check:  # only now: Ray puts a handler of its own when it starts
+            with terminable() as check:  # only now: Ray puts a handler of its own when it starts
                 ledger.listen(check)
                 try:
                     if searching:
@@ -149,21 +155,38 @@ def _see_through(
     return Outcome(folder, report, ended, links, tracker.finish(timeout=60))
 
 
+def _changed(ledger: Ledger) -> dict[str, tuple[Any, Any]]:
+    """The settings that changed when this driver took up the sweep."""
+    last = ledger.events[-1] if ledger.events else None
+    return last.changed if isinstance(last, Opened) else {}
+
+
 def _anchors(sweep: SweepConfig, ledger: Ledger, data: str, console: Console) -> None:
     """Models ready and measured: once a sweep, and again where a cached model has gone."""
     try:
         measured = prepare_models(sweep.trial, data, console)
     except PrepareError as error:
         raise ConfigError("models", [Problem("trial.model", str(error))]) from None
-    needed = [*sweep.objectives, *floors_of(sweep.scheduler), *sweep.constraints]
-    if absent := [name for name in needed if name not in measured["target"]]:
-        why = f"cannot be measured of the target model, which has {', '.join(measured['target'])}"
-        problems = [Problem(f"objectives.{name}", f"{name!r} {why}; choose among those") for name in absent]
+    if problems := list(_unmeasured(sweep, measured)):
         raise ConfigError(sweep.name, problems)
-    there = {event.name for event in ledger.events if isinstance(event, Anchor)}
+    there = ledger.anchors()
     for name, metrics in measured.items():
-        if name not in there:
+        if metrics.keys() - there.get(name, {}).keys():  # more, where `evaluation.front` was extended
             ledger.append(Anchor(name=name, metrics=metrics))
+
+
+def _unmeasured(sweep: SweepConfig, measured: Mapping[Which, Mapping[str, float]]) -> Iterator[Problem]:
+    """What trials are compared by and the models that are not trials do not have."""
+    compared = {f"objectives.{name}": name for name in sweep.objectives}
+    compared |= {f"scheduler.floors.{name}": name for name in floors_of(sweep.scheduler)}
+    compared |= {f"constraints.{name}": name for name in sweep.constraints}
+    for path, name in compared.items():
+        if name not in measured["target"]:
+            why = f"cannot be measured of the target model, which has {', '.join(measured['target'])}"
+            yield Problem(path, f"{name!r} {why}; choose among those")
+    for name, bound in bounds_of(sweep.constraints).items():
+        if bound.of == "retain" and name in measured["target"] and name not in measured.get("retain", {}):
+            yield Problem(f"constraints.{name}", f"{name!r} is not known of the retain model; write a plain number")
 
 
 def _run_rounds(
@@ -174,20 +197,22 @@ def _run_rounds(
     trial: TrialFunction | None,
     console: Console,
 ) -> None:
-    """Runs trials until the budget is used up, again from the ledger each time that Ray gives up."""
+    """Runs trials until nothing is left to run, again from the ledger each time that Ray gives up."""
     concurrent = sweep.budget.concurrent or capacity(sweep.resources)
     # Ray starts one worker after the other unless told how many may be on their way.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
     lost: Counter[str] = Counter()
-    with SweepProgress(sweep, console, ledger.events) as progress:
+    with SweepProgress(sweep, console, ledger) as progress:
         ledger.listen(progress)
         while True:
-            searcher = StudySearcher(sweep, ledger, folder, concurrent=concurrent, digests=digests)
-            rungs = Rungs(sweep)
+            rungs = Rungs(sweep, ledger.anchors())
             rungs.replay(ledger.events)
+            searcher = StudySearcher(sweep, ledger, folder, concurrent=concurrent, digests=digests, rungs=rungs)
+            progress.follow(searcher)
             cause: BaseException | None = None
             try:
-                _tuner(sweep, searcher, RungScheduler(rungs, searcher.causes), folder, trial).fit()
+                if not searcher.done:
+                    _tuner(sweep, searcher, RungScheduler(rungs, searcher.causes), folder, trial).fit()
             except Exception as error:  # one trial can end the whole run (docs/engines.md): the ledger goes on
                 cause = error
             if searcher.done:
@@ -212,9 +237,10 @@ def _tuner(
     trial: TrialFunction | None,
 ) -> tune.Tuner:
     resources = {"cpu": sweep.resources.cpu, "gpu": sweep.resources.gpu}
-    threads = max(1, int(sweep.resources.cpu))
+    threads, system_metrics = max(1, int(sweep.resources.cpu)), sweep.tracking.system_metrics
+    worker = tune.with_parameters(Worker, trial=trial, threads=threads, system_metrics=system_metrics)
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(Worker, trial=trial, threads=threads), resources),
+        tune.with_resources(worker, resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
@@ -230,52 +256,3 @@ def _tuner(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # `run_trial` writes its own
         ),
     )
-
-
-@contextlib.contextmanager
-def _logging_to(file: Path) -> Iterator[None]:
-    """Sends the driver's and Ray's log lines to a file: the screen is for results."""
-    handler = logging.FileHandler(file, delay=True, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logs = [logging.getLogger(name) for name in ("ray", "orchestrator")]
-    before = [(log.handlers, log.propagate) for log in logs]
-    for log in logs:
-        log.handlers, log.propagate = [handler], False
-    try:
-        yield
-    finally:
-        for log, (handlers, propagate) in zip(logs, before, strict=True):
-            log.handlers, log.propagate = handlers, propagate
-        handler.close()
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[Callable[..., None]]:
-    """SIGTERM, as a cluster sends it before it takes a node away, ends a sweep like Ctrl-C.
-
-    SIGINT is set too: a shell starts what it puts into the background with SIGINT ignored.
-
-    Yields:
-        A listener for the ledger, which interrupts at the next event: Python drops the exception of a handler that runs
-        inside a callback of the garbage collector.
-    """
-    asked: list[int] = []
-
-    def interrupt(number: int, _: object) -> None:
-        asked.append(number)
-        raise KeyboardInterrupt
-
-    def check(_: Event | None = None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():  # whoever runs us there handles signals
-        yield check
-        return
-    before = [signal.signal(each, interrupt) for each in signals]
-    try:
-        yield check
-    finally:
-        for each, handler in zip(signals, before, strict=True):
-            signal.signal(each, handler)

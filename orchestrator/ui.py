@@ -10,15 +10,14 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.events import SweepInfo, records
 from orchestrator.front import front_of
 from orchestrator.ledger import read_events
-from orchestrator.mlflow_client import charted, client_of, metric_key, runs_of, sweep_tag
+from orchestrator.mlflow_client import client_of, runs_of, sweep_tag
+from orchestrator.mlflow_views import TRAINING, has_seeds, query, view_query
 from orchestrator.tracking_uri import TrackingError, recorded_uri, redacted, refusal, require_store, resolve_uri, uri_of
 
 UI = "http://127.0.0.1:5000"
@@ -28,9 +27,10 @@ UI = "http://127.0.0.1:5000"
 def ui_links(folder: Path, base: str, uri: str | None = None) -> dict[str, str]:
     """Deep links into the MLflow UI for one sweep.
 
-    The plain list of an experiment shows parents only, with their trials folded away, and sorting by a metric
-    unfolds it: "all trials" is sorted by the first objective, with charts of the first ten; "front compared"
-    draws the front's trials in parallel coordinates; "sweep" is the parent run with its charts.
+    The plain list of an experiment shows parents only, with their trials folded away, and sorting by a metric unfolds
+    it: "all trials" is the saved view of this sweep, a table sorted by the first objective; "charts by epoch" the same
+    trials as charts, of the first twenty; "seeds" groups seeds by the trial that they repeat; "front compared" draws
+    the front's trials in parallel coordinates; "sweep" is the parent run with its description.
 
     Args:
         folder: The run folder.
@@ -48,34 +48,23 @@ def ui_links(folder: Path, base: str, uri: str | None = None) -> dict[str, str]:
         runs = list(runs_of(client, experiment.experiment_id, sweep)) if experiment else []
     except Exception as error:  # MLflow lets through what requests, SQLAlchemy and alembic raise
         raise TrackingError(refusal(uri, folder, error)) from None
-    parent = next((run.info.run_id for run in runs if "trial_id" not in run.data.tags), None)
+    parent = next((run.info.run_id for run in runs if run.data.tags.get("origin") == "sweep"), None)
     if experiment is None or parent is None:
         raise TrackingError(
             f"store {redacted(uri)!r} has no sweep {info.name!r}; send it with `unlearn-sweep sync {str(folder)!r}`"
         )
     front = {record.trial_id for record in front_of(records(read_events(folder)), info.objectives)}
     members = [run.info.run_id for run in runs if run.data.tags.get("trial_id") in front]
-    objective, direction = next(iter(info.objectives.items()))
-    # The UI opens on its pages for language model applications unless told that these are training runs.
-    kind = {"workflowType": "machine_learning"}
-    listed = kind | {
-        "compareRunsMode": "CHART",
-        "searchFilter": f"tags.sweep = '{sweep}'",
-        "orderByKey": f"metrics.`{metric_key(charted(objective))}`",
-        "orderByAsc": "true" if direction == "min" else "false",
-    }
     # `runs` goes first: the page of comparisons looks for it there.
-    compared = {"runs": json.dumps(members), "experiments": json.dumps([experiment.experiment_id])} | kind
+    compared = {"runs": json.dumps(members), "experiments": json.dumps([experiment.experiment_id])} | TRAINING
     home = f"{base.rstrip('/')}/#"
     runs_page = f"{home}/experiments/{experiment.experiment_id}/runs"
-    links = {"all trials": f"{runs_page}?{_query(listed)}"}
+    views = {"all trials": ("trials", "TABLE"), "charts by epoch": ("trials", "CHART")}
+    views |= {"seeds": ("seeds", "TABLE")} if has_seeds(info) else {}
+    links = {title: f"{runs_page}?{view_query(info, view, mode)}" for title, (view, mode) in views.items()}
     if len(members) > 1:
-        links["front compared"] = f"{home}/compare-runs?{_query(compared)}"
-    return links | {"sweep": f"{runs_page}/{parent}/model-metrics?{_query(kind)}"}
-
-
-def _query(values: Mapping[str, str]) -> str:
-    return urllib.parse.urlencode(values, quote_via=urllib.parse.quote)
+        links["front compared"] = f"{home}/compare-runs?{query(compared)}"
+    return links | {"sweep": f"{runs_page}/{parent}?{query(TRAINING)}"}
 
 
 def serve_ui(output: Path, port: int) -> int:

@@ -21,10 +21,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
+from orchestrator.drawing import ORANGE, Plot, drawable, plot_of, png_of, style
 from orchestrator.events import Ended, Event
-from orchestrator.figures import ORANGE, drawable, png_of, style
 from orchestrator.ledger import write_atomically
-from orchestrator.weight_profiles import FILES, History, Profile, histories, weights_csv
+from orchestrator.table_files import csv_of
+from orchestrator.weight_profiles import FILES, History, Profile, histories, weights_table
 from trials.weight_profile import BINS
 
 Colour = tuple[float, float, float, float]
@@ -57,8 +58,8 @@ def trial_png(history: History) -> bytes:
         return png_of(figure)
 
 
-def criteria_png(chosen: Sequence[History]) -> bytes:
-    """Several trials, a column each, at most three in a row: a PNG, the same bytes for the same weights."""
+def criteria_plot(chosen: Sequence[History]) -> Plot:
+    """Several trials, a column each, at most three in a row."""
     columns = min(3, len(chosen))
     rows = math.ceil(len(chosen) / columns)
     with style():
@@ -84,7 +85,7 @@ def criteria_png(chosen: Sequence[History]) -> bytes:
         light, dark = _colours(2)
         key = {"after the first epoch": _line(light), "after the last epoch": _line(dark)} | _shares("then")
         figure.legend(key.values(), key.keys(), loc="outside lower left", ncols=min(4, 2 * columns - 1))
-        return png_of(figure)
+        return plot_of("weights", figure, weights_table(chosen))
 
 
 def caption(profile: Profile, *, short: bool = False) -> str:
@@ -105,7 +106,7 @@ def weight_shares(profile: Profile) -> list[float]:
 def write_figure(place: Path, history: History) -> None:
     """Writes the figure of a trial and its data into a folder; where the data lie there already, nothing is drawn."""
     png, table = (place / name for name in FILES)
-    text = weights_csv([history])
+    text = csv_of(weights_table([history]))
     if png.exists() and table.exists() and table.read_text(encoding="utf-8") == text:
         return
     place.mkdir(parents=True, exist_ok=True)

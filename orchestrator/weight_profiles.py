@@ -6,14 +6,12 @@ its loss has no weights, is not here at all.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from orchestrator.document import Block, Heading, Paragraph, Picture, Table, number
+from orchestrator.document import Block, Cell, Heading, Paragraph, Picture, Table, number
 from orchestrator.events import Epoch, Event, Record, Suggested
 from orchestrator.front import Objectives, Summary, front_of, knee_of
 from trials.weight_profile import BINS
@@ -116,18 +114,16 @@ def histories(events: Iterable[Event], trial_ids: Iterable[str] | None = None) -
     return {trial_id: history for trial_id, history in found.items() if history is not None}
 
 
-def weights_csv(shown: Iterable[History]) -> str:
+def weights_table(shown: Iterable[History]) -> Table:
     """A line for each trial, epoch and bin of p that has tokens."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(COLUMNS)
+    rows: list[list[Cell]] = []
     for history in shown:
         for p in history.profiles:
-            same = [history.criterion, history.trial_id, p.epoch, p.effective, p.least_likely_tenth]
+            same: list[Cell] = [history.criterion, history.trial_id, p.epoch, p.effective, p.least_likely_tenth]
             for index, (tokens, mean) in enumerate(zip(p.tokens, p.means, strict=True)):
                 if mean is not None:
-                    table.writerow([*same, index / BINS, (index + 1) / BINS, tokens, mean])
-    return buffer.getvalue()
+                    rows.append([*same, index / BINS, (index + 1) / BINS, tokens, mean])
+    return Table(COLUMNS, rows)
 
 
 # -- in the report -----------------------------------------------------------------------------------------------------
@@ -145,12 +141,12 @@ def of_each_criterion(summary: Summary, found: Mapping[str, History]) -> list[tu
     return [(found[record.trial_id], record) for record in best]
 
 
-def section(chosen: Sequence[tuple[History, Record]], pictures: Mapping[str, bytes]) -> list[Block]:
+def section(chosen: Sequence[tuple[History, Record]], png: bytes) -> list[Block]:
     """What the report says of weights: nothing where no trial has any.
 
     Args:
         chosen: What is shown, see `of_each_criterion`.
-        pictures: Path in the run folder -> PNG: `figures/weights.png`.
+        png: The figure of them.
     """
     if not chosen:
         return []
@@ -169,8 +165,7 @@ def section(chosen: Sequence[tuple[History, Record]], pictures: Mapping[str, byt
         for h, record in chosen
     ]
     header = ["weights", "trial", "setting", "state", "epoch", "effective sample", "on the least likely tenth"]
-    path = "figures/weights.png"
-    picture = Picture(path, pictures[path], "Weight against likelihood, by criterion", caption)
+    picture = Picture("figures/weights.png", png, "Weight against likelihood, by criterion", caption)
     return [Heading("Weights"), Paragraph((said,)), picture, Table(header, rows)]
 
 

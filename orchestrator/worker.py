@@ -16,6 +16,7 @@ from typing import Any
 from ray import tune
 
 from orchestrator.ledger import write_atomically
+from orchestrator.usage import Usage
 from trials.config import TrialConfig
 from trials.result import EpochResult, TrialFailed
 
@@ -28,9 +29,15 @@ TrialFunction = Callable[..., Iterator[EpochResult]]
 class Worker(tune.Trainable):
     """Runs `trial` (default: `trials.unlearn.run_trial`) and hands its epochs to Ray."""
 
-    def setup(self, config: dict[str, Any], trial: TrialFunction | None = None, threads: int = 1) -> None:
+    def setup(
+        self,
+        config: dict[str, Any],
+        trial: TrialFunction | None = None,
+        threads: int = 1,
+        system_metrics: bool = False,
+    ) -> None:
         """Called once a process, with its first trial."""
-        self._trial, self._threads = trial, threads
+        self._trial, self._threads, self._system_metrics = trial, threads, system_metrics
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -41,6 +48,7 @@ class Worker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One epoch."""
+        usage = Usage() if self._system_metrics else None
         try:
             result = next(self._epochs)
         except TrialFailed as error:
@@ -54,7 +62,7 @@ class Worker(tune.Trainable):
                 return self._failure(f"Diverged: {name} is {value} after epoch {result.epoch}")
         return {
             "epoch": result.epoch,
-            "metrics": result.metrics,
+            "metrics": result.metrics | (usage.metrics() if usage else {}),
             "seconds": result.seconds,
             "done": result.last,
         }

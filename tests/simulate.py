@@ -25,9 +25,9 @@ def simulate(
 ) -> Ledger:
     """Runs a sweep, or at most `most` epochs of it as if the driver were killed then; returns its ledger."""
     ledger = Ledger(folder)
-    searcher = StudySearcher(sweep, ledger, folder, concurrent=workers, digests=("data", "model"))
-    rungs = Rungs(sweep)
+    rungs = Rungs(sweep, ledger.anchors())
     rungs.replay(ledger.events)
+    searcher = StudySearcher(sweep, ledger, folder, concurrent=workers, digests=("data", "model"), rungs=rungs)
     drive(sweep, searcher, rungs, workers=workers, trial=trial, most=most)
     return ledger
 
@@ -66,8 +66,8 @@ def drive(
             searcher.on_trial_complete(name, {"epoch": -1, "seconds": 0.0, "failure": str(error), "done": True})
             continue
         flat = {"epoch": epoch.epoch, "seconds": epoch.seconds} | {f"metrics/{k}": v for k, v in epoch.metrics.items()}
-        protected = settings["label"] is not None
-        if epoch.last or not rungs.goes_on(settings["trial_id"], epoch.epoch, epoch.metrics, protected=protected):
+        decision = rungs.decide(settings["trial_id"], epoch.epoch, epoch.metrics, protected=settings["protected"])
+        if epoch.last or decision != "go":
             searcher.on_trial_complete(name, flat)
         else:
             searcher.on_trial_result(name, flat)

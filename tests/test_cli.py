@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,11 +30,14 @@ from trials.presets import PRESETS
 OPTIONS = {
     "run": {"FILE", "--set", "--output"},
     "plan": {"FILE", "--set", "--output"},
+    "rehearse": {"FILE", "--curves", "--repeats", "--gpus", "--strategies", "--set", "--output"},
+    "compare": {"RUN_FOLDER...", "--to"},
     "presets": set(),
     "trial": {"FILE", "--set", "--preset", "--folder", "--pdb"},
     "evaluate": {"--model", "--benchmark", "--metrics", "--retain-log", "--target-log", "--set", "--to"},
+    "import": {"FILE", "--to", "--format"},
     "export": {"RUN_FOLDER", "--pick", "--to", "--merge"},
-    "resume": {"RUN_FOLDER"},
+    "resume": {"RUN_FOLDER", "--trials", "--set"},
     "report": {"RUN_FOLDER"},
     "sync": {"RUN_FOLDER"},
     "ui": {"DIR", "--port"},
@@ -155,6 +159,7 @@ BAD: list[tuple[list[str], str]] = [
     ),
     (["evaluate", "--model", ".", "--benchmark", "tofuu"], "--benchmark: 'tofuu' is no benchmark and no file; did you"),
     (["evaluate", "--benchmark", "tofu"], "Missing option '--model'"),
+    (["import", "nope.sh"], "^nope.sh: 1 problem\n  No such file or directory; name a sweep of another tool"),
     (["export", "runs/nope", "--to", "out"], "not a run folder: no sweep.json in it"),
     (["export", "runs/nope"], "Missing option '--to'"),
     (["resume", "runs/nope"], "^runs/nope: 1 problem\n  not a run folder: no sweep.json in it"),
@@ -183,9 +188,43 @@ def test_the_run_folder_of_another_sweep_is_refused_and_left_as_it_was(place: Pa
     code, said, imported = real(place, "run", "smoke")
     assert (code, imported) == (2, [])
     assert "trial.epochs: 8 here, 6 in the sweep that lies there" in said
-    assert "give `name` another value, or --output another folder" in said
+    assert "this makes it another sweep: give `name` another value, or --output another folder" in said
     assert "Traceback" not in said
     assert contents(place / "runs" / "smoke") == before
+
+
+def test_a_resumption_may_not_make_it_another_sweep(place: Path) -> None:
+    smoke, _ = load_sweep("smoke", output=place / "runs")
+    before = contents(run_folder(place, smoke))
+    code, said, imported = real(place, "resume", "runs/smoke", "--trials", "40", "--set", "trial.epochs=6")
+    assert (code, imported) == (2, [])
+    assert "trial.epochs: 6 here, 8 in the sweep that lies there" in said
+    assert "this makes it another sweep: give `name` another value" in said
+    assert "Traceback" not in said
+    assert contents(place / "runs" / "smoke") == before
+
+
+def test_a_resumption_with_settings_is_the_sweep_with_these_settings_and_notes_them(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import orchestrator.progress
+
+    smoke, _ = load_sweep("smoke", output=place / "runs")
+    (run_folder(place, smoke) / "sweep.yaml").write_text("name: smoke\n")
+    seen: dict[str, Any] = {}
+
+    def runs(sweep: SweepConfig, benchmark: Any, *, output: Path, source: str) -> None:
+        seen.update(trials=sweep.budget.trials, output=output, source=source)
+
+    monkeypatch.setitem(sys.modules, "orchestrator.sweep", SimpleNamespace(run_sweep=runs))  # the real one takes Ray
+    monkeypatch.setattr(orchestrator.progress, "show_outcome", lambda outcome: 0)
+    code, _, err = here(monkeypatch, capsys, "resume", "runs/smoke", "--trials", "40", "--set", "budget.hours=2")
+    assert (code, err) == (0, "")
+    assert seen == {
+        "trials": 40,
+        "output": (place / "runs").resolve(),
+        "source": "name: smoke\n# resume --set budget.hours=2\n# resume --set budget.trials=40\n",
+    }
 
 
 @pytest.mark.parametrize("verb", ["run", "resume", "report", "sync"])

@@ -142,13 +142,13 @@ def test_set_reaches_keys_that_have_dots_themselves(place: Path) -> None:
         "space.optim.lr={float: [1, 2]}",
         "space.optim.batch_size={int: [1, 2]}",
         "space.optim.batch_size.int=[4, 8]",
-        "objectives.forget.nll=min",
-        "reference_point.forget.nll=20",
+        "objectives.retain.nll=min",
+        "reference_point.retain.nll=20",
         "scheduler={type: pareto_asha}",
         "scheduler.floors.retain.probability=0.2",
     )
     assert sweep.space == {"optim.lr": {"float": [1, 2]}, "optim.batch_size": {"int": [4, 8]}}
-    assert sweep.worst() == {"forget.nll": 20.0}
+    assert sweep.worst() == {"retain.nll": 20.0}
     assert sweep.scheduler.model_dump()["floors"] == {"retain.probability": 0.2}
 
 
@@ -268,9 +268,9 @@ trial: {loss: 5}
 space:
   space: None must be a mapping; ...
 sampler: tpe
-  sampler: 'tpe' must be a mapping with keys type, seed, startup; ...
+  sampler: 'tpe' must be a mapping with keys type, seed, startup, population, ...; ...
 scheduler: {grace_period: 2}
-  scheduler: {'grace_period': 2} has no `type`, which says which variant it is; add one of pareto_asha, none
+  scheduler: {'grace_period': 2} has no `type`, which says which variant it is; add one of pareto_asha, asha, ...
 baselines: wga
   baselines: 'wga' must be a list; the default is ()
 trial: {epochs: 0}
@@ -605,9 +605,8 @@ def test_the_folder_of_another_sweep_is_told_field_by_field(place: Path) -> None
     with pytest.raises(ConfigError, match="problems") as caught:
         check_folder(folder, other, load_benchmark(other.trial.benchmark))
     assert [(p.path, p.message) for p in caught.value.problems] == [
-        ("space.optim.lr.float", "[0.1, 0.3] here, [0.1, 0.2] in the sweep that lies there"),
         ("trial.epochs", "6 here, 8 in the sweep that lies there"),
-        ("", "the folder holds another sweep; give `name` another value, or --output another folder"),
+        ("", "this makes it another sweep: give `name` another value, or --output another folder"),
     ]
 
 
@@ -725,7 +724,8 @@ ANOTHER_TRIAL = (
 )
 ONLY_CIRCUMSTANCE = (
     {"description": "other words"},
-    {"budget": {"trials": 99, "concurrent": 3}},
+    {"budget": {"hours": 9, "concurrent": 3}},
+    {"confirm": {"seeds": 2}},
     {"resources": {"cpu": 2, "gpu": 1, "retries": 0}},
     {"tracking": {"uri": "sqlite:///elsewhere.db"}},
     {"trial": {"model": {"device": "cpu"}}},
@@ -771,7 +771,8 @@ def test_a_model_is_its_files_wherever_they_lie(place: Path) -> None:
 
 def test_what_is_not_identity_may_change_between_a_run_and_its_resumption(place: Path) -> None:
     folder, _, benchmark = run_folder(place)
-    check_folder(folder, load(place, {"budget": {"trials": 200}, "description": "more"}), benchmark)
+    more = load(place, {"budget": {"epochs": 200}, "description": "more"})
+    assert check_folder(folder, more, benchmark) == {"budget.epochs": (None, 200), "description": ("", "more")}
 
 
 # -- what is measured --------------------------------------------------------------------------------------------------

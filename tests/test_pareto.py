@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import pareto
+from orchestrator.layers import Staircases, Table
 
 POINTS = [[1.0, 4.0], [2.0, 2.0], [4.0, 1.0], [3.0, 3.0], [4.0, 4.0], [2.0, 2.0]]
 
@@ -55,6 +57,7 @@ def test_front_is_rank_zero() -> None:
     assert pareto.front(POINTS).tolist() == [True, True, True, False, False, True]
 
 
+@settings(deadline=None)
 @given(tables())
 def test_ranks_follow_the_definition(points: list[list[float]]) -> None:
     assert pareto.ranks(points).tolist() == ranks_by_peeling(points)
@@ -103,6 +106,7 @@ def test_points_that_are_all_equal_are_all_extremes() -> None:
     assert pareto.crowding([[1.0, 2.0], [1.0, 2.0]]).tolist() == [math.inf, math.inf]
 
 
+@settings(deadline=None)
 @given(tables(), st.randoms(use_true_random=False))
 def test_the_order_of_the_points_changes_nothing(points: list[list[float]], random: Any) -> None:
     order = list(range(len(points)))
@@ -134,7 +138,7 @@ def test_points_that_do_not_beat_the_reference_everywhere_add_nothing() -> None:
     assert pareto.hypervolume([[1.0, 1.0], [-100.0, 3.0]], [2.0, 2.0]) == 1.0
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(tables(most=7), st.lists(st.integers(1, 5).map(float), min_size=4, max_size=4))
 def test_hypervolume_agrees_with_inclusion_and_exclusion(points: list[list[float]], corner: list[float]) -> None:
     reference = corner[: len(points[0])]
@@ -157,6 +161,11 @@ def test_a_knee_bends_farthest_towards_the_best_corner() -> None:
 def test_the_best_first_objective_wins_between_equal_knees() -> None:
     assert pareto.knee([[1.0, 0.0], [0.0, 1.0]]) == 1
     assert pareto.knee([[0.7, 0.3], [1.0, 0.0], [0.1, 0.9], [0.0, 1.0]]) == 3
+
+
+def test_of_two_points_the_knee_is_the_one_that_gives_up_less_in_the_units_of_the_objectives() -> None:
+    assert pareto.knee([[0.0, -0.918], [0.02, -0.991]]) == 1
+    assert pareto.knee([[0.0, -0.98], [0.02, -0.991]]) == 0
 
 
 def test_a_single_point_is_its_own_knee_and_none_is_an_error() -> None:
@@ -209,3 +218,70 @@ def test_points_and_reference_must_have_the_shape_of_a_table() -> None:
         pareto.hypervolume([[1.0, 2.0]], [1.0])
     with pytest.raises(ValueError, match="does not fit"):
         pareto.hypervolume([[1.0, 2.0]], [1.0, math.nan])
+
+
+def test_an_epsilon_net_takes_the_farthest_from_all_taken_before() -> None:
+    # Scaled: (0, 1), (0.1, 0.8), (0.4, 0.5), (0.5, 0.45), (1, 0). The far end, then the middle, then what is left.
+    points = [[0.0, 100.0], [1.0, 80.0], [4.0, 50.0], [5.0, 45.0], [10.0, 0.0]]
+    assert pareto.epsilon_net(points).tolist() == [0, 4, 3, 1, 2]
+    assert pareto.epsilon_net(points[::-1]).tolist() == [4, 0, 1, 3, 2]
+
+
+def test_an_epsilon_net_is_an_order_and_not_the_ranks_of_the_points() -> None:
+    # An order that is not its own inverse: taken first is 1, then 2, then 0; as ranks that would be [2, 0, 1].
+    assert pareto.epsilon_net([[0.4, 0.5], [0.0, 1.0], [1.0, 0.0]]).tolist() == [1, 2, 0]
+
+
+def net_by_definition(points: list[list[float]]) -> list[int]:
+    spans = [max(column) - min(column) or 1.0 for column in zip(*points, strict=True)]
+    taken = [min(range(len(points)), key=lambda i: (points[i], i))]
+    while len(taken) < len(points):
+        left = [i for i in range(len(points)) if i not in taken]
+        gap = {
+            i: min(sum(((a - b) / s) ** 2 for a, b, s in zip(points[i], points[j], spans, strict=True)) for j in taken)
+            for i in left
+        }
+        taken.append(min(left, key=lambda i: (-round(gap[i], 9), points[i], i)))
+    return taken
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 4))
+def test_epsilon_nets_follow_the_definition(seed: int, count: int, width: int) -> None:
+    points = np.random.default_rng(seed).random((count, width)).tolist()
+    points += points[: count // 3]
+    assert pareto.epsilon_net(points).tolist() == net_by_definition(points)
+    assert pareto.epsilon_net(points, 3).tolist() == net_by_definition(points)[:3]
+
+
+def test_an_epsilon_net_of_nothing_is_empty() -> None:
+    assert pareto.epsilon_net(np.empty((0, 2))).tolist() == []
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_many_points_take_no_table_of_all_pairs(width: int) -> None:
+    points = np.random.default_rng(0).random((4000, width))
+    tracemalloc.start()
+    ranks = pareto.ranks(points)
+    front = pareto.front(points)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert ((ranks == 0) == front).all()
+    assert peak < 4000**2 / 10  # bytes; a table of truth values would take ten times that
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_layers_are_the_ranks_after_each_arrival(width: int) -> None:
+    for seed in range(25):
+        random = np.random.default_rng(seed)
+        points = random.integers(0, 3 + seed % 5, (24, width)).astype(float)
+        kinds: list[Staircases | Table] = [Staircases()] if width == 2 else []
+        for layers in [*kinds, Table(width)]:
+            for count, point in enumerate(points.tolist(), start=1):
+                expected = pareto.ranks(points[:count])
+                assert layers.insert(point) == expected[-1]
+                found = np.full(count, -1)
+                for rank in range(len(layers)):
+                    found[layers.members(rank)] = rank
+                assert found.tolist() == expected.tolist()
+                assert layers.sizes() == np.bincount(expected).tolist()

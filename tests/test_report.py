@@ -9,135 +9,21 @@ import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, Literal
 
 import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from orchestrator.events import Anchor, Ended, Epoch, Measured, Record, State, Suggested, SweepInfo
+from orchestrator.events import Record, State, Suggested, SweepInfo
 from orchestrator.front import front_of, hypervolume_history, hypervolume_of, knee_of, settings_of, summarise
-from orchestrator.ledger import Ledger, read_events, write_atomically
+from orchestrator.ledger import read_events
 from orchestrator.report import write_report
+from tests.ledgers import BASE, FORGET, OBJECTIVES, REFERENCE, RETAIN, Page, Run
 
-FORGET, RETAIN = "forget.extraction_strength", "retain.extraction_strength"
-OBJECTIVES: dict[str, Literal["min", "max"]] = {FORGET: "min", RETAIN: "max"}
-REFERENCE = {FORGET: 1.0, RETAIN: 0.0}
-BASE = {
-    "loss": {"criterion": {"type": "uniform"}, "forget_coefficient": 1.0},
-    "optim": {"lr": 1e-4},
-    "epochs": 4,
-}
-SPACE = {
-    "loss.criterion": {"one_of": {"satimp": {"beta1": {"float": [0.5, 8]}}, "npo": {"beta": {"float": [0.01, 1]}}}}
-}
+FIGURES = ("front", "hypervolume", "epochs")
+TABLES = ("choices", "front", "published", "epochs", "cost")
 HOSTILE = "</td><script>alert('1')</script> | _x_ *y* `z` $\\alpha [a](b) & 日本\nsecond"
-
-
-class Run:
-    """A run folder under construction: one call, one trial."""
-
-    def __init__(self, tmp_path: Path, **info: Any) -> None:
-        self.folder = tmp_path / 'it\'s a "run" & ünïcode'
-        self.folder.mkdir()
-        settings: dict[str, Any] = {
-            "name": "criteria",
-            "benchmark": "authors",
-            "config": {"trial": BASE, "space": SPACE, "sampler": {"type": "tpe", "seed": 11}},
-            "objectives": OBJECTIVES,
-            "reference_point": REFERENCE,
-            "fingerprint": "feedfacefeedface",
-            "data": "da7ada7ada7ada7a",
-            "model": "0de10de10de10de1",
-            "tracking_uri": "sqlite:///mlflow.db",
-            "git_commit": None,
-            "versions": {"python": "3.11.9"},
-            "created": 0.0,
-        }
-        sweep = SweepInfo(**(settings | info))
-        write_atomically(self.folder / "sweep.json", sweep.model_dump_json())
-        self.ledger = Ledger(self.folder)
-        self.objectives = list(sweep.objectives)
-
-    def anchor(self, name: Literal["target", "retain"], *values: float, **others: float) -> None:
-        metrics = dict(zip(self.objectives, values, strict=False)) | _dotted(others)
-        self.ledger.append(Anchor(at=0.0, name=name, metrics=metrics))
-
-    def trial(
-        self,
-        *values: float,
-        state: State | None = "COMPLETE",
-        label: str | None = None,
-        params: dict[str, Any] | None = None,
-        failure: str | None = None,
-        **others: Any,
-    ) -> None:
-        """A trial with these objectives at its last epoch: the fourth, or the second if it was stopped."""
-        number = sum(isinstance(event, Suggested) for event in self.ledger.events)
-        trial_id, last = f"{number:05d}", 4 if state == "COMPLETE" else 2
-        config = others.pop("config", BASE)
-        self.ledger.append(
-            Suggested(
-                at=1.0 * number,
-                trial_id=trial_id,
-                number=number,
-                label=label,
-                params={"loss.criterion.type": "uniform"} if params is None else params,
-                config=config,
-                fingerprint="f" * 16,
-                seed=5,
-            )
-        )
-        metrics = dict(zip(self.objectives, values, strict=False)) | _dotted(others)
-        for epoch in range(1, last + 1):
-            self.ledger.append(Epoch(at=0.0, trial_id=trial_id, epoch=epoch, metrics=metrics, seconds=10.0))
-        if state is not None:
-            self.ledger.append(Ended(at=0.0, trial_id=trial_id, state=state, epoch=last, failure=failure))
-
-    def measured(self, number: int, failure: str | None = None, **metrics: float) -> None:
-        """A trial of the front measured further."""
-        trial_id = f"{number:05d}"
-        self.ledger.append(Measured(trial_id=trial_id, metrics=_dotted(metrics), seconds=1.0, failure=failure))
-
-    def section(self, title: str) -> list[str]:
-        """The lines of a section of the Markdown."""
-        write_report(self.folder)
-        text = (self.folder / "report.md").read_text(encoding="utf-8")
-        return text.split(f"\n## {title}\n")[1].split("\n## ")[0].strip().splitlines()
-
-    def texts(self) -> tuple[str, str]:
-        """Markdown and visible HTML of the report, each with its white space made single."""
-        write_report(self.folder)
-        page = _Page()
-        page.feed((self.folder / "report.html").read_text(encoding="utf-8"))
-        return " ".join((self.folder / "report.md").read_text(encoding="utf-8").split()), page.text
-
-
-class _Page(HTMLParser):
-    """Tags, attributes and visible text of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self._text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-
-    def handle_data(self, data: str) -> None:
-        self._text.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self._text).split())
-
-
-def _dotted(others: dict[str, float]) -> dict[str, float]:
-    return {name.replace("__", "."): value for name, value in others.items()}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -194,10 +80,8 @@ def test_all_files_of_the_contract_are_written(full: Run) -> None:
         "front.json",
         "report.md",
         "report.html",
-        "figures/front.png",
-        "figures/front.csv",
-        "figures/hypervolume.png",
-        "figures/hypervolume.csv",
+        *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf", "csv")),
+        *(f"tables/{name}.{kind}" for name in TABLES for kind in ("tex", "csv")),
     }
     assert all(path.stat().st_size > 0 for path in report.files)
 
@@ -253,13 +137,13 @@ def test_epochs_spent_and_saved_are_counted(full: Run) -> None:
     assert (summary.epochs_spent, summary.epochs_saved, summary.epochs_full) == (24, 2, 20)
     for text in full.texts():
         assert "saved 2 of the 20 epochs that trials without failure take at full budget (10%)" in text
-        assert "1 trial was suggested and not ended" in text
+        assert "1 trial has not ended yet: this is a part of the sweep." in text
 
 
 def test_the_knee_is_named_with_settings_to_paste(full: Run) -> None:
     write_report(full.folder)
     text = (full.folder / "report.md").read_text(encoding="utf-8")
-    assert "Trial 00002 is the knee" in text
+    assert "**Which setting should I use?** Trial 00002: criterion satimp, criterion.beta1 = 2.5e-05." in text
     block = re.search(r"```\n(.*?)\n```", text, flags=re.DOTALL)
     assert block is not None
     printed = subprocess.run(["bash", "-c", f"printf '%s\\n' {block[1]}"], capture_output=True, text=True, check=True)
@@ -289,9 +173,9 @@ def test_published_settings_are_placed_against_the_front(full: Run) -> None:
     write_report(full.folder)
     lines = (full.folder / "report.md").read_text(encoding="utf-8").splitlines()
     table = {line.split(" | ")[0]: line for line in lines if re.match(r"\| (gradient_ascent|wga|npo_ou) ", line)}
-    assert "| 00000 | COMPLETE | 0.6 | 0.9 | on the front | GA: uniform weights" in table["| gradient_ascent"]
-    assert "| COMPLETE | 0.7 | 0.5 | dominated by 00002, 00000 | WGA" in table["| wga"]
-    assert "| FAIL | 0.3 | 0.7 | not a candidate | NPO" in table["| npo_ou"]
+    assert "| 00000 | COMPLETE | 0.6 | 0.9 | on the front | 0% | GA: uniform weights" in table["| gradient_ascent"]
+    assert "| COMPLETE | 0.7 | 0.5 | dominated by 00002 and 00000 | 46% | WGA" in table["| wga"]
+    assert "| FAIL | 0.3 | 0.7 | not a candidate |  | NPO" in table["| npo_ou"]
     # 0.4 x 0.9 for the one that counts: the other is dominated by it.
     assert "the published settings alone span a hypervolume of 0.36, all full-budget" in " ".join(lines)
 
@@ -309,12 +193,13 @@ def test_a_few_other_metrics_of_the_front_are_one_table_with_the_models_they_are
         "",
         "| trial | forget.fluency | forget.nll | relearned.forget_probability |",
         "| --- | ---: | ---: | ---: |",
-        "| 00003 |  | 3 |  |",
+        "| 00003 (over-forgotten) |  | 3 |  |",
         "| 00002 (knee) | 4.5 | 1.9 | 0.75 |",
         "| 00000 |  | 0.5 |  |",
         "| 00001 (wga) |  | 0.4 |  |",
         "| retain model |  | 2 |  |",
     ]
+    write_report(full.folder)
     rows = _rows(full.folder / "front.csv")
     assert [row["relearned.forget_probability"] for row in rows] == ["", "0.75", ""]
 
@@ -351,7 +236,8 @@ def test_many_other_metrics_of_the_front_are_a_table_or_more_for_each_part_befor
         "| --- | ---: |",
         "| 00000 (knee) | 3 |",
     ]
-    page = _Page()
+    write_report(run.folder)
+    page = Page()
     page.feed((run.folder / "report.html").read_text(encoding="utf-8"))
     assert page.tags.count("h3") == 4
 
@@ -387,7 +273,7 @@ def test_without_any_full_budget_trial_the_report_says_so(run: Run) -> None:
     report = write_report(run.folder)
     assert (report.front, report.knee, report.hypervolume) == ([], None, 0.0)
     assert _rows(run.folder / "front.csv") == []
-    assert all("There is no front" in text and "is the knee" not in text for text in run.texts())
+    assert all("There is no front" in text and "To be put behind" not in text for text in run.texts())
 
 
 def test_a_sweep_of_which_nothing_has_ended_has_a_report(run: Run) -> None:
@@ -434,7 +320,7 @@ def test_no_name_or_label_becomes_markup(tmp_path: Path) -> None:
     run.trial(0.2, 0.8, label=HOSTILE, params={"loss.criterion.type": HOSTILE})
     run.trial(0.1, 0.8, state="FAIL", failure=HOSTILE)
     write_report(run.folder, {HOSTILE: "javascript:alert(1)", "fine": "http://127.0.0.1/?a=<b>&c=`d`) e"})
-    page, rendered = _Page(), _Page()
+    page, rendered = Page(), Page()
     page.feed((run.folder / "report.html").read_text(encoding="utf-8"))
     text = (run.folder / "report.md").read_text(encoding="utf-8")
     rendered.feed(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
@@ -449,11 +335,11 @@ def test_no_name_or_label_becomes_markup(tmp_path: Path) -> None:
 
 def test_the_page_needs_nothing_from_outside(full: Run) -> None:
     write_report(full.folder)
-    page = _Page()
+    page = Page()
     page.feed((full.folder / "report.html").read_text(encoding="utf-8"))
     sources = [value for name, value in page.attributes if name == "src"]
     pictures = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in sources]
-    assert pictures == [(full.folder / f"figures/{name}.png").read_bytes() for name in ("front", "hypervolume")]
+    assert pictures == [(full.folder / f"figures/{name}.png").read_bytes() for name in FIGURES]
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert not [value for name, value in page.attributes if name == "href"]
 

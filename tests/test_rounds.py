@@ -11,8 +11,9 @@ from rich.console import Console
 
 from orchestrator import sweep as module
 from orchestrator.config import SweepConfig
+from orchestrator.events import Anchor
 from orchestrator.ledger import Ledger, read_records
-from orchestrator.problems import RunFailed
+from orchestrator.problems import ConfigError, RunFailed
 from orchestrator.schedulers import RungScheduler
 from orchestrator.study import StudySearcher
 from tests.simulate import drive
@@ -48,7 +49,7 @@ def test_a_crash_of_the_whole_run_costs_no_trial(monkeypatch: pytest.MonkeyPatch
     left = [17, 40]
 
     def crash(searcher: StudySearcher) -> BaseException | None:
-        if left and len(searcher.ledger.events) >= left[0]:
+        if left and len(searcher.history.events) >= left[0]:
             left.pop(0)
             return RuntimeError("Caught unexpected exception: a worker was killed by the memory monitor")
         return None
@@ -79,7 +80,7 @@ def test_a_full_disk_ends_the_sweep_with_its_cause(monkeypatch: pytest.MonkeyPat
         raise OSError(28, "No space left on device")
 
     def crash(searcher: StudySearcher) -> BaseException | None:
-        searcher.ledger._write = full  # type: ignore[method-assign]
+        searcher.history._write = full  # type: ignore[method-assign]
         return None
 
     with pytest.raises(RunFailed, match=r"the ledger could not be written: .*No space left on device"):
@@ -97,3 +98,46 @@ def test_a_run_that_ends_with_nothing_running_is_not_tried_for_ever(
     monkeypatch.setattr(module, "capacity", lambda resources: 1)
     with pytest.raises(RunFailed, match="no Ray here"):
         module._run_rounds(small_sweep(), Ledger(tmp_path), tmp_path, ("d", "m"), None, Console(quiet=True))
+
+
+# -- models that are not trials ----------------------------------------------------------------------------------------
+
+
+def measured_as(
+    monkeypatch: pytest.MonkeyPatch, sweep: SweepConfig, ledger: Ledger, **models: dict[str, float]
+) -> None:
+    """The driver with models that measure so."""
+    monkeypatch.setattr(module, "prepare_models", lambda *_: models)
+    module._anchors(sweep, ledger, "data", Console(quiet=True))
+
+
+def test_models_that_lack_what_trials_are_compared_by_are_told_with_where_that_stands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sweep = small_sweep(
+        constraints={"retain.probability": ">= 0.9 * retain", "forget.nll": ">= 1"},
+        scheduler={"type": "median", "floors": {"retain.probability": 0.1}},
+    )
+    target = {"forget.extraction_strength": 1.0, "retain.probability": 0.9}
+    with pytest.raises(ConfigError) as caught:
+        measured_as(monkeypatch, sweep, Ledger(tmp_path), target=target, retain={"forget.extraction_strength": 0.0})
+    assert [problem.path for problem in caught.value.problems] == [
+        "objectives.retain.extraction_strength",
+        "constraints.forget.nll",
+        "constraints.retain.probability",
+    ]
+    assert caught.value.problems[2].message == (
+        "'retain.probability' is not known of the retain model; write a plain number"
+    )
+
+
+def test_models_are_anchored_once_and_again_when_more_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    values = {"forget.extraction_strength": 1.0, "retain.extraction_strength": 0.9}
+    ledger = Ledger(tmp_path)
+    for target in (values, values, values | {"relearned.forget_nll": 2.0}):
+        measured_as(monkeypatch, small_sweep(), ledger, target=target, retain=values)
+    assert [event.name for event in ledger.events if isinstance(event, Anchor)] == ["target", "retain", "target"]
+    assert ledger.anchors()["target"]["relearned.forget_nll"] == 2.0
+    ledger.close()

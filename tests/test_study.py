@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from orchestrator.events import Epoch, Suggested
 from orchestrator.front import front_of
 from orchestrator.ledger import Ledger, read_records
-from orchestrator.study import StudySearcher, create_study
+from orchestrator.study import StudySearcher
 from tests.simulate import simulate
 from tests.surrogate import DIVERGES
 from tests.sweeps import small_sweep
@@ -144,7 +144,7 @@ def test_a_larger_budget_extends_a_finished_sweep(folder: Path) -> None:
 def test_points_of_the_space_are_the_studys_parameters_and_a_baseline_outside_has_none(folder: Path) -> None:
     simulate(small_sweep(), folder).close()
     first, second, third, *_ = study_of(folder).trials
-    assert (first.params, first.user_attrs) == ({}, {"label": "gradient_ascent"})
+    assert (first.params, first.user_attrs) == ({}, {"label": "gradient_ascent", "origin": "baseline"})
     assert second.params["loss.criterion.beta1@saturation"] == 1.0
     assert set(third.params) >= {"loss.criterion.type", "loss.retain.coefficient", "optim.lr"}
 
@@ -193,14 +193,35 @@ def test_no_more_trials_than_allowed_at_once(folder: Path) -> None:
     ledger.close()
 
 
-def test_the_study_of_an_old_ledger_has_its_numbers(folder: Path) -> None:
+def test_the_journal_of_an_old_ledger_has_its_numbers(folder: Path) -> None:
     ledger = simulate(small_sweep(), folder, most=20)
-    study = create_study(folder, small_sweep(), ledger)
+    StudySearcher(small_sweep(), ledger, folder, concurrent=1, digests=("d", "m"))
     suggested = [event for event in ledger.events if isinstance(event, Suggested)]
-    assert [trial.number for trial in study.trials] == [event.number for event in suggested]
-    running = {trial.number for trial in study.trials if trial.state == TrialState.RUNNING}
+    trials = study_of(folder).trials
+    assert [trial.number for trial in trials] == [event.number for event in suggested]
+    running = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
     assert running == {e.number for e in suggested} - {int(r.trial_id) for r in ledger.records()}
     ledger.close()
+
+
+def test_the_journal_says_what_a_trial_is_and_what_it_missed(folder: Path) -> None:
+    sweep = small_sweep(
+        constraints={"retain.extraction_strength": ">= 0.5"},
+        phases=[{"sampler": {"type": "random"}, "trials": 4}, {"sampler": {"type": "ablation"}, "replicates": 2}],
+        budget={"trials": 12},
+        scheduler={"type": "none"},
+    )
+    simulate(sweep, folder).close()
+    trials = study_of(folder).trials
+    found = {int(record.trial_id): record for record in read_records(folder)}
+    assert [trial.user_attrs["origin"] for trial in trials[1:7]] == ["baseline", *["search"] * 4, "ablation"]
+    assert [trial.user_attrs.get("design") for trial in trials[6:8]] == ["base", "base"]
+    assert trials[7].user_attrs["of"] == "00006"
+    assert trials[7].params == trials[6].params
+    for trial in trials:
+        missed = found[trial.number].violations.get("retain.extraction_strength", 0.0)
+        assert trial.constraints == {"retain.extraction_strength": missed}
+    assert {trial.constraints["retain.extraction_strength"] > 0 for trial in trials} == {True, False}
 
 
 def test_a_trial_whose_worker_died_before_a_word_is_handed_out_once_more_and_then_fails(folder: Path) -> None:

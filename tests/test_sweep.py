@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config import SweepConfig
-from orchestrator.events import Ended, SweepInfo
+from orchestrator.events import Ended, Opened, SweepInfo
 from orchestrator.ledger import read_events, read_records
 from orchestrator.problems import ConfigError
 from orchestrator.sweep import Outcome, run_sweep
@@ -79,6 +79,33 @@ def test_a_sweep_ends_with_records_a_front_a_report_and_mlflow_runs(benchmark: B
     with pytest.raises(ConfigError, match=r"sampler.seed: 7 here, 0 in the sweep that lies there"):
         run(small_sweep(sampler={"type": "tpe", "seed": 7}), benchmark, output)
     assert (folder / "trials.jsonl").read_text() == before
+
+
+def test_a_finished_sweep_is_extended_and_its_front_confirmed_and_another_takes_its_trials_over(
+    benchmark: Benchmark, output: Path
+) -> None:
+    pausing = {"type": "pareto_asha", "grace_period": 2, "promotion": "pause"}
+    run(small_sweep(scheduler=pausing, budget={"trials": 8}), benchmark, output)
+    before = read_records(output / "small")
+    more = small_sweep(scheduler=pausing, budget={"trials": 14}, confirm={"seeds": 2, "at_most": 1, "published": False})
+    outcome = run(more, benchmark, output)
+    found = read_records(output / "small")
+    assert found[:8] == before
+    assert Counter(record.origin for record in found) == {"baseline": 2, "search": 12, "confirm": 2}
+    assert {record.of for record in found if record.of} <= {record.trial_id for record in outcome.report.front}
+    assert {record.state for record in found} == {"COMPLETE", "PRUNED"}
+    assert [event.changed for event in read_events(output / "small") if isinstance(event, Opened)] == [
+        {},
+        {"budget.trials": (8, 14), "confirm.at_most": (None, 1), "confirm.published": (None, False)}
+        | {"confirm.seeds": (None, 2)},
+    ]
+    later = small_sweep(name="later", warm_start=[str(output / "small")], budget={"trials": 3})
+    run(later, benchmark, output)
+    assert Counter(record.origin for record in read_records(output / "later")) == {"earlier": 16, "search": 3}
+    written = (output / "later" / "ledger.jsonl").read_text()
+    run(later, benchmark, output)
+    again = (output / "later" / "ledger.jsonl").read_text()
+    assert again.removeprefix(written).count("\n") == 1, "that it was taken up, and nothing else"
 
 
 def test_a_killed_worker_is_started_again_and_its_trial_goes_on_from_its_checkpoint(

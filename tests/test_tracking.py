@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
-from orchestrator import cli
+from orchestrator import view_verbs
 from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Suggested, SweepInfo
 from orchestrator.ledger import Ledger, read_events
 from orchestrator.mlflow_store import Store
@@ -45,7 +46,7 @@ def make_folder(output: Path, name: str, **changes: object) -> Path:
     values = {
         "name": name,
         "benchmark": "tofu forget10",
-        "config": {"objectives": OBJECTIVES, "budget": {"trials": 4, "gpu_hours": None}},
+        "config": {"objectives": OBJECTIVES, "budget": {"trials": 4, "gpu_hours": None}, "trial": {"epochs": 3}},
         "objectives": OBJECTIVES,
         "reference_point": {"forget.extraction_strength": 1.0, "retain.extraction_strength": 0.0},
         "fingerprint": "f00d",
@@ -120,10 +121,11 @@ class Stored:
         experiment = self.client.get_experiment_by_name(info.benchmark)
         assert experiment is not None
         self.experiment = experiment
-        found = self.client.search_runs([experiment.experiment_id], f"tags.sweep LIKE '{info.fingerprint}-%'")
-        mine = [run for run in found if run.data.tags["sweep"].endswith(f"-{round(info.created * 1000)}")]
-        self.parents = [run for run in mine if "trial_id" not in run.data.tags]
+        own = f"tags.sweep = '{info.name}-{round(info.created * 1000)}'"
+        mine = self.client.search_runs([experiment.experiment_id], own)
+        self.parents = [run for run in mine if run.data.tags["origin"] == "sweep"]
         self.children = {run.data.tags["trial_id"]: run for run in mine if "trial_id" in run.data.tags}
+        self.models = {run.data.tags["anchor"]: run for run in mine if run.data.tags["origin"] == "anchor"}
         self.runs = len(mine)
 
     def points(self) -> set[tuple[str, str, float, int, int]]:
@@ -132,7 +134,7 @@ class Stored:
     def all_points(self) -> list[tuple[str, str, float, int, int]]:
         return [
             (who, point.key, point.value, point.step, point.timestamp)
-            for who, run in [("parent", self.parents[0]), *sorted(self.children.items())]
+            for who, run in [("parent", self.parents[0]), *sorted((self.children | self.models).items())]
             for key in run.data.metrics
             for point in self.client.get_metric_history(run.info.run_id, key)
         ]
@@ -163,10 +165,10 @@ def test_a_second_sync_adds_neither_a_run_nor_a_point(synced: Path) -> None:
     result = sync(synced)
     after = Stored(synced)
     assert (result.trials, result.sent) == (4, 0)
-    assert (before.runs, after.runs) == (5, 5)
+    assert (before.runs, after.runs) == (7, 7)
     assert sorted(before.all_points()) == sorted(after.all_points())
-    # 3 metrics and the seconds of 7 epochs; 5 numbers after each of 4 ended trials; one of each anchor.
-    assert len(after.all_points()) == 7 * 4 + 4 * 5 + 2
+    # 3 metrics and the seconds of 7 epochs; 7 numbers after each of 4 ended trials; one of each model at two steps.
+    assert len(after.all_points()) == 7 * 4 + 4 * 7 + 2 * 2
 
 
 def test_points_carry_the_epoch_and_the_time_of_their_event(synced: Path) -> None:
@@ -175,8 +177,9 @@ def test_points_carry_the_epoch_and_the_time_of_their_event(synced: Path) -> Non
         for event in read_events(synced)
         if isinstance(event, Epoch)
     }
-    found = {(who, step, at) for who, key, _, step, at in Stored(synced).points() if key == "forget/nll"}
-    assert found == expected
+    stored = Stored(synced)
+    points = {(who, step, at) for who, key, _, step, at in stored.points() if key == "forget/nll"}
+    assert {point for point in points if point[0] in stored.children} == expected
 
 
 def test_states_become_statuses_and_times_are_those_of_the_events(synced: Path) -> None:
@@ -193,11 +196,31 @@ def test_trials_are_nested_under_the_sweep_and_tagged(synced: Path) -> None:
     stored = Stored(synced)
     (parent,) = stored.parents
     child = stored.children["00000"]
-    wanted = {"trial_id": "00000", "state": "COMPLETE", "label": "npo", "fingerprint": "fp0", "epoch": "3"}
+    wanted = {"trial_id": "00000", "state": "COMPLETE", "baseline": "npo", "fingerprint": "fp0", "epoch": "3"}
     wanted |= {"mlflow.parentRunId": parent.info.run_id, "git_commit": "abc123", "front": "true"}
+    wanted |= {"method": "satimp", "origin": "search", "seed": "0", "of": "none"}
     assert wanted.items() <= child.data.tags.items()
     assert (parent.info.run_name, child.info.run_name) == ("synced", "00000 npo")
-    assert "front" not in stored.children["00001"].data.tags
+    assert (parent.data.tags["fingerprint"], parent.data.tags["versions.torch"]) == ("f00d", "2")
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ("tags.front = 'true'", {"00000"}),
+        ("tags.front = 'false'", {"00001", "00002", "00003"}),
+        ("tags.state = 'PRUNED'", {"00002"}),
+        ("tags.baseline != 'none'", {"00000"}),
+        ("tags.method = 'satimp' AND tags.state = 'COMPLETE'", {"00000", "00001"}),
+        ("tags.origin = 'anchor'", {"target model", "retain model"}),
+        ("tags.of = 'none'", {"00000", "00001", "00002", "00003", "target model", "retain model"}),
+    ],
+)
+def test_filters_of_the_user_interface_find_what_they_say(synced: Path, where: str, found: set[str]) -> None:
+    stored = Stored(synced)
+    own = f"tags.sweep = '{stored.parents[0].data.tags['sweep']}' AND {where}"
+    runs = stored.client.search_runs([stored.experiment.experiment_id], own)
+    assert {run.data.tags.get("trial_id") or run.info.run_name for run in runs} == found
 
 
 def test_parameters_are_the_whole_config_by_path(synced: Path) -> None:
@@ -211,18 +234,40 @@ def test_parameters_are_the_whole_config_by_path(synced: Path) -> None:
     assert stored.parents[0].data.params["budget.gpu_hours"] == "null"
 
 
-def test_the_sweep_has_its_summary_its_anchors_and_its_report(synced: Path) -> None:
+def test_the_sweep_has_its_summary_and_its_report(synced: Path) -> None:
     stored = Stored(synced)
     (parent,) = stored.parents
     metrics = parent.data.metrics
-    assert metrics["hypervolume"] == pytest.approx(0.9 * 0.9)
-    assert (metrics["front_size"], metrics["trials_complete"]) == (1, 2)
+    assert metrics["hypervolume"] == metrics["hypervolume_by_epochs_spent"] == pytest.approx(0.9 * 0.9)
+    assert (metrics["front_size"], metrics["trials_complete"], metrics["epochs_spent"]) == (1, 2, 7)
     assert (metrics["trials_pruned"], metrics["trials_failed"]) == (1, 1)
-    assert (metrics["target.forget.nll"], metrics["retain_model.forget.nll"]) == (0.1, 3.0)
     names = {file.path for file in stored.client.list_artifacts(parent.info.run_id)}
     assert names == {"sweep.json", "report.md", "figures"}
     place = synced.parent / "mlartifacts" / "tofu_forget10" / parent.info.run_id / "artifacts" / "report.md"
     assert place.read_text(encoding="utf-8") == "# Report"
+
+
+def test_hypervolume_stands_at_the_trials_that_ended_and_at_the_epochs_that_were_spent(synced: Path) -> None:
+    stored = Stored(synced)
+    run_id = stored.parents[0].info.run_id
+    steps = {
+        key: [point.step for point in stored.client.get_metric_history(run_id, key)]
+        for key in ("hypervolume", "hypervolume_by_epochs_spent")
+    }
+    assert steps == {"hypervolume": [1, 2, 3, 4], "hypervolume_by_epochs_spent": [7, 7, 7, 7]}
+
+
+def test_target_and_retain_model_are_runs_with_the_metrics_of_trials(synced: Path) -> None:
+    stored = Stored(synced)
+    target, retain = stored.models["target"], stored.models["retain"]
+    assert [(run.info.run_name, run.info.status) for run in (target, retain)] == [
+        ("target model", "FINISHED"),
+        ("retain model", "FINISHED"),
+    ]
+    assert (target.data.metrics["forget/nll"], retain.data.metrics["forget/nll"]) == (0.1, 3.0)
+    assert target.data.tags["mlflow.parentRunId"] == stored.parents[0].info.run_id
+    # A level line over all epochs of the trials.
+    assert [(step, value) for who, _, value, step, _ in stored.all_points() if who == "retain"] == [(0, 3.0), (3, 3.0)]
 
 
 def test_what_a_killed_tracker_left_out_is_sent_once(output: Path, synced: Path) -> None:
@@ -241,7 +286,7 @@ def test_what_a_killed_tracker_left_out_is_sent_once(output: Path, synced: Path)
     write(folder, events[half:])
     assert sync(folder).sent == 4
     stored = Stored(folder)
-    assert (stored.runs, stored.parents[0].info.status) == (5, "FINISHED")
+    assert (stored.runs, stored.parents[0].info.status) == (7, "FINISHED")
     assert len(stored.all_points()) == len(stored.points()) == len(Stored(synced).points())
     assert stored.points() == Stored(synced).points()
 
@@ -260,7 +305,7 @@ def test_live_and_afterwards_give_the_same(output: Path, synced: Path) -> None:
     for trial_id, run in live.children.items():
         twin = afterwards.children[trial_id]
         assert (run.info.status, run.data.params) == (twin.info.status, twin.data.params)
-        own = {"sweep", "mlflow.parentRunId"}
+        own = {"sweep", "mlflow.parentRunId", "mlflow.source.name"}
         assert {k: v for k, v in run.data.tags.items() if k not in own} == {
             k: v for k, v in twin.data.tags.items() if k not in own
         }
@@ -280,7 +325,7 @@ class Dying:
         return getattr(self._client, name)
 
 
-@pytest.mark.parametrize("calls", [0, 1, 2, 3, 5, 8, 11, 12])
+@pytest.mark.parametrize("calls", [0, 1, 2, 3, 4, 5, 6, 8, 11, 14, 16, 18, 19])
 def test_whichever_call_is_the_last_the_rest_is_sent_once(output: Path, synced: Path, calls: int) -> None:
     folder = make_folder(output, f"dies after {calls} calls")
     write(folder, four_trials())
@@ -293,7 +338,7 @@ def test_whichever_call_is_the_last_the_rest_is_sent_once(output: Path, synced: 
     sync(folder)
     stored = Stored(folder)
     assert sorted(stored.all_points()) == sorted(Stored(synced).all_points())
-    assert (stored.runs, stored.parents[0].info.status) == (5, "FINISHED")
+    assert (stored.runs, stored.parents[0].info.status) == (7, "FINISHED")
     assert {run.data.tags["state"] for run in stored.children.values()} == {"COMPLETE", "PRUNED", "FAIL"}
 
 
@@ -375,7 +420,7 @@ def test_what_is_measured_later_goes_to_the_ended_run_at_its_last_epoch_once(out
     assert sync(folder).sent == 0
     again = Stored(folder)
     assert sorted(again.all_points()) == sorted(after.all_points())
-    assert again.runs == 5
+    assert again.runs == 7
 
 
 def test_a_store_that_has_nothing_yet_gets_trials_and_measurements_together(output: Path) -> None:
@@ -463,7 +508,7 @@ def test_a_dead_server_neither_delays_the_driver_nor_ends_it(
     assert time.perf_counter() - begin < 5.0
     ledger.close()
     assert sync(folder).sent == 4
-    assert Stored(folder).runs == 5
+    assert Stored(folder).runs == 7
     assert SECRET not in caplog.text
 
 
@@ -530,10 +575,11 @@ def test_a_sync_to_a_server_that_is_none_says_what_to_do_next(output: Path, tmp_
 def test_links_point_at_the_runs_of_the_sweep(synced: Path) -> None:
     links = ui_links(synced, "http://127.0.0.1:5000/")
     stored = Stored(synced)
-    assert list(links) == ["all trials", "sweep"]  # one trial on the front: nothing to compare
+    assert list(links) == ["all trials", "charts by epoch", "sweep"]  # one trial on the front: nothing to compare
     assert links["sweep"].startswith(f"http://127.0.0.1:5000/#/experiments/{stored.experiment.experiment_id}/runs/")
     assert stored.parents[0].info.run_id in links["sweep"]
-    assert "orderByKey=metrics.%60forget%2Fextraction_strength%60&orderByAsc=true" in links["all trials"]
+    key = parse_qs(links["all trials"].partition("?")[2])["viewStateShareKey"][0]
+    assert f"mlflow.sharedViewState.{key}" in stored.experiment.tags
 
 
 def test_links_of_a_sweep_that_was_never_sent_name_the_remedy(output: Path, synced: Path) -> None:
@@ -627,9 +673,9 @@ def test_a_report_needs_no_store_and_a_sync_beside_a_running_sweep_is_refused(
     folder = make_folder(tmp_path, "swept")
     write(folder, four_trials())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port}")
-    cli.report(folder)
+    view_verbs.report(folder)
     assert (folder / "report.md").exists()
     ledger = Ledger(folder)
     with pytest.raises(ConfigError, match="the sweep is running"):
-        cli.sync(folder)
+        view_verbs.sync(folder)
     ledger.close()

@@ -22,10 +22,11 @@ from orchestrator.ledger import Ledger, read_events, read_records
 from orchestrator.report import write_report
 from orchestrator.single import run_single
 from orchestrator.sweep import run_sweep
+from orchestrator.table_files import csv_of
 from orchestrator.tracking import sync
 from orchestrator.tracking_uri import resolve_uri
-from orchestrator.weight_figures import caption, criteria_png, trial_png, weight_shares, write_figures
-from orchestrator.weight_profiles import History, Profile, histories, history_of, tabled, weights_csv
+from orchestrator.weight_figures import caption, criteria_plot, trial_png, weight_shares, write_figures
+from orchestrator.weight_profiles import History, Profile, histories, history_of, tabled, weights_table
 from tests.surrogate import surrogate
 from tests.sweeps import small_sweep, write_info
 from trials.benchmarks import load_benchmark
@@ -142,7 +143,7 @@ def test_the_settings_that_shape_weights_are_named() -> None:
 
 def test_the_table_has_a_line_for_each_epoch_and_bin_with_tokens() -> None:
     shown = history(Importance(), 2)
-    rows = rows_of(weights_csv([shown]))
+    rows = rows_of(csv_of(weights_table([shown])))
     assert len(rows) == sum(mean is not None for profile in shown.profiles for mean in profile.means)
     last = rows[-1]
     assert (last["criterion"], last["trial_id"], last["epoch"]) == ("importance", "00007", "2")
@@ -190,7 +191,7 @@ def test_weight_shares_are_those_of_tokens_times_weight() -> None:
 
 
 def test_panels_stand_three_in_a_row() -> None:
-    one, three, four = (size(criteria_png([history(Uniform(), 2)] * count)) for count in (1, 3, 4))
+    one, three, four = (size(criteria_plot([history(Uniform(), 2)] * count).png) for count in (1, 3, 4))
     assert one[1] == three[1] < four[1]
     assert one[0] < three[0] == four[0]
 
@@ -278,7 +279,8 @@ def test_the_report_sets_the_best_trial_of_each_criterion_side_by_side(run: Run)
     assert "(<figures/weights.png>)" in text
     assert "| satimp (beta1 5, beta2 2) | 00001 | mine | COMPLETE | 3 |" in text
     assert "| importance (beta2 5) | 00004 |  | PRUNED | 2 |" in text
-    assert (run.folder / "report.html").read_text(encoding="utf-8").count("<figure>") == 3
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == len(list((run.folder / "figures").glob("*.png"))) > 1
 
 
 def test_tables_of_the_report_are_spared_the_bins(run: Run) -> None:
