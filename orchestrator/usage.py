@@ -9,10 +9,11 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 _GIB = 2**30
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
+_STATUS = Path("/proc/self/status")
 
 
 class Usage:
@@ -34,12 +35,20 @@ class Usage:
         """
         found = {
             "system.cpu_seconds": time.process_time() - self._begin,
-            "system.peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / _GIB,
+            "system.peak_memory_gib": _peak_bytes() / _GIB,
         }
         if cuda := _cuda():
             peaks = [cuda.max_memory_allocated(device) for device in range(cuda.device_count())]
             found["system.gpu_peak_memory_gib"] = max(peaks) / _GIB
         return found
+
+
+def _peak_bytes() -> int:
+    if _STATUS.exists():  # getrusage starts from the peak of the process that started this one
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # it counts bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _cuda() -> Any:

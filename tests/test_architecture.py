@@ -37,7 +37,7 @@ LAYERS = {
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
         "events document pareto layers markdown official elsewhere loading import_shell",
-        "ledger standings cost volume intervals drawing table_files usage",  # the run folder's memory, what stands alone
+        "ledger standings cost volume intervals drawing table_files usage",  # what stands alone
         "problems session tracking_uri front scores search_config import_values import_names",
         "trial_checks anytime constraints weight_profiles card evidence effort importance import_formats",
         "designs spending",
