@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -28,18 +29,22 @@ def swept(sweep: SweepConfig, output: Path) -> list[Record]:
 def test_a_trial_has_the_same_metrics_to_the_last_bit_in_a_warm_worker_and_in_fresh_ones(
     llama: Path, tmp_path: Path
 ) -> None:
-    config = {
+    config: dict[str, Any] = {
         "name": "same",
         "trial": tiny.trial(llama, epochs=2).model_dump(mode="json"),
+        "space": {"optim.lr": {"choice": [1e-3, 2e-3, 3e-3]}},
+        "sampler": {"type": "grid"},
         "scheduler": {"type": "none"},
         "budget": {"trials": 3, "concurrent": 1},
     }
     warm = swept(SweepConfig.model_validate(config), tmp_path / "one worker, three trials")
-    config["budget"] = {"trials": 2, "concurrent": 2}
+    config |= {"space": {"optim.lr": {"choice": [2e-3, 3e-3]}}, "budget": {"trials": 2, "concurrent": 2}}
     fresh = swept(SweepConfig.model_validate(config), tmp_path / "two workers, a trial each")
     assert {record.state for record in warm + fresh} == {"COMPLETE"}
-    first, *others = (record.metrics for record in warm + fresh)
-    assert others == [first] * 4
+    by_rate = [{record.params["optim.lr"]: record.metrics for record in records} for records in (warm, fresh)]
+    assert by_rate[0].keys() == {1e-3, 2e-3, 3e-3}
+    assert by_rate[1] == {rate: by_rate[0][rate] for rate in (2e-3, 3e-3)}
+    assert by_rate[1][2e-3] != by_rate[1][3e-3]
     anchors = [e for e in read_events(tmp_path / "one worker, three trials" / "same") if isinstance(e, Anchor)]
     assert [anchor.name for anchor in anchors] == ["target"]  # a model of one's own has no retain model beside it
 
