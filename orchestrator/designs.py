@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -182,11 +183,11 @@ def _short(value: Any) -> str:
 # -- what a space asks -------------------------------------------------------------------------------------------------
 
 
-class _Suggester:
+class _Suggester(ABC):
     """Answers whatever a space asks by the parameter's name alone."""
 
-    def __call__(self, name: str) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, name: str) -> Any: ...
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
         return self(name)

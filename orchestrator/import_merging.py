@@ -93,6 +93,7 @@ def _with_one_value(blocks: list[Block], told: Told) -> list[Block]:
     for path in (p for prefix in ONE_VALUE for p in every if f"{p}.".startswith(f"{prefix}.")):
         ranges = {axis.high for block in blocks if isinstance(axis := block.get(path), Range)}
         blocks = [b | {path: (axis.high,)} if isinstance(axis := b.get(path), Range) else b for b in blocks]
+        # No block has a range at this path any more, which the checker of types cannot see.
         values = list(dict.fromkeys(value for block in blocks for value in block.get(path, ())))  # type: ignore[union-attr]
         if len(values) < 2 and not ranges:
             continue

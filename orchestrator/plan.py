@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -78,7 +78,7 @@ def make_plan(sweep: SweepConfig, benchmark: Benchmark | None, output: Path) -> 
     """Counts what a sweep would run."""
     epochs, trials = sweep.trial.epochs, sweep.budget.trials
     protected = min(trials, len(sweep.baselines) * sweep.replicates + _ablated(sweep))
-    reaching: Counter[int] = Counter({epochs: float(protected)})
+    reaching = defaultdict(float, {epochs: float(protected)})
     expected = float(protected * epochs)
     brackets = getattr(sweep.scheduler, "brackets", 1)
     factor = getattr(sweep.scheduler, "reduction_factor", 1)
@@ -86,7 +86,7 @@ def make_plan(sweep: SweepConfig, benchmark: Benchmark | None, output: Path) -> 
         stops, left = rung_epochs(sweep.scheduler, epochs, bracket), (trials - protected) / brackets
         for begin, end in pairwise([0, *stops, epochs]):
             expected += left * (end - begin)
-            reaching[end] += left  # type: ignore[assignment]
+            reaching[end] += left
             left /= factor
     for rung in reaching:
         if rung < epochs:

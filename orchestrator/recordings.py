@@ -59,4 +59,6 @@ def in_words(curves: Curves) -> str:
     recording = curves.recording
     seeds = f"{len(curves.seeds)} seed{'s' if len(curves.seeds) > 1 else ''}"
     text = f"{recording.name} on {recording.benchmark}: {curves.configurations} configurations, {seeds}"
+    if len(curves.curves) < curves.configurations * len(curves.seeds):
+        text += f" in part ({len(curves.curves)} curves)"
     return text + f"; {recording.left_out} stopped trials left out" * bool(recording.left_out)

@@ -47,3 +47,14 @@ def write_info(folder: Path, *, name: str, benchmark: str) -> None:
         created=1_700_000_000.0,
     )
     (folder / "sweep.json").write_text(info.model_dump_json(), encoding="utf-8")
+
+
+def told(table: str) -> list[tuple[str, list[str]]]:
+    """Cases of bad input: a file's contents, and the indented lines that are said of them."""
+    cases: list[tuple[str, list[str]]] = []
+    for line in table.strip().splitlines():
+        if line.startswith("  "):
+            cases[-1][1].append(line)
+        else:
+            cases.append((line, []))
+    return cases

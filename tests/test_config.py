@@ -21,6 +21,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.problems import ConfigError, did_you_mean, find_sweep, read_yaml, require_run_folder, shipped
 from orchestrator.single import load_trial
 from orchestrator.trial_checks import absence
+from tests.sweeps import told
 from trials import config as trial_config
 from trials.benchmarks import Benchmark, load_benchmark
 from trials.config import TrialConfig
@@ -384,16 +385,6 @@ space: {model.tiny.layers: {int: [1, 2]}, epochs: {int: [2, 8]}}
   space.epochs: is the same for every trial of a sweep; set it in `trial`, one sweep a value
 """
 """A file's contents, then what is said of them; `...` stands for anything."""
-
-
-def told(table: str) -> list[tuple[str, list[str]]]:
-    cases: list[tuple[str, list[str]]] = []
-    for line in table.strip().splitlines():
-        if line.startswith("  "):
-            cases[-1][1].append(line)
-        else:
-            cases.append((line, []))
-    return cases
 
 
 @pytest.mark.parametrize(("text", "expected"), told(REFUSED))

@@ -11,6 +11,7 @@ import yaml
 
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.problems import ConfigError
+from tests.sweeps import told
 from trials.config import TrialConfig
 
 SPACE = {
@@ -116,16 +117,6 @@ REFUSED = """
 {warm_start: [nowhere]}
   warm_start.0: ...nowhere' is not a run folder; give one that `run` wrote
 """
-
-
-def told(table: str) -> list[tuple[str, list[str]]]:
-    cases: list[tuple[str, list[str]]] = []
-    for line in table.strip().splitlines():
-        if line.startswith("  "):
-            cases[-1][1].append(line)
-        else:
-            cases.append((line, []))
-    return cases
 
 
 @pytest.mark.parametrize(("text", "expected"), told(REFUSED))
