@@ -13,7 +13,7 @@ from orchestrator.document import Block, Estimate, Heading, Paragraph, Strong, n
 from orchestrator.evidence import Confirmed
 from orchestrator.findings import Findings
 from orchestrator.front import Summary, settings_of
-from orchestrator.phrasing import ORIGINS, count, duration, enumerated, setting_words, share, some
+from orchestrator.phrasing import ORIGINS, STRENGTHS, count, duration, enumerated, setting_words, share, some
 
 FEW = 20
 """Full-budget trials under which a front says little about the space."""
@@ -58,9 +58,6 @@ def _which(found: Findings) -> list[str]:
     return said + others
 
 
-_PURPOSES = {"most_forgetting": "To forget more", "most_utility": "To keep more"}
-
-
 def _reaches(choice: Choice, summary: Summary) -> str:
     """What a trial has, beside what the models have that it is judged by."""
     parts = []
@@ -77,7 +74,7 @@ def _reaches(choice: Choice, summary: Summary) -> str:
 def _alternative(choice: Choice, found: Findings) -> str:
     values = enumerated([f"{name} {number(choice.values[name])}" for name in found.summary.info.objectives])
     also = " (over-forgotten)" if choice.record.trial_id in found.over_forgotten else ""
-    return f"{_PURPOSES[choice.name]}, trial {choice.record.trial_id}{also}: {values}."
+    return f"Trial {choice.record.trial_id}{also} {STRENGTHS[choice.name]} {choice.rule}: {values}."
 
 
 # -- how sure ----------------------------------------------------------------------------------------------------------

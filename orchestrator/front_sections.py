@@ -10,7 +10,7 @@ from orchestrator.document import Block, Cell, Code, Estimate, Heading, Listing,
 from orchestrator.drawing import Plot
 from orchestrator.findings import Findings
 from orchestrator.front import Summary, param_paths, settings_of
-from orchestrator.phrasing import count, estimate, listed, reference, set_lines, share, some, value_cell
+from orchestrator.phrasing import STRENGTHS, count, estimate, listed, reference, set_lines, share, some, value_cell
 from trials.presets import PRESETS
 
 NAMES = {"knee": "knee", "most_forgetting": "forgets most", "most_utility": "keeps most"}
@@ -55,12 +55,11 @@ def choice(found: Findings) -> list[Block]:
         "The knee has the smallest sum of objectives, each scaled from 0 (best on the front) to 1 (worst): "
         "one compromise among those of the front."
     )
-    rules = {"most_forgetting": "forgets most with", "most_utility": "keeps most with"}
     paragraph = [said]
     for each in found.choices[1:]:
         same = f" That is the {NAMES[each.same_as]} again." if each.same_as == "knee" else ""
         other = "" if each.same_as in (None, "knee") else " That is the one before again."
-        paragraph.append(f"Trial {each.record.trial_id} {rules[each.name]} {each.rule}.{same}{other}")
+        paragraph.append(f"Trial {each.record.trial_id} {STRENGTHS[each.name]} {each.rule}.{same}{other}")
     settings = [_settings(each, found.summary) for each in shown]
     paths = list(dict.fromkeys(path for own in settings for path in own))
     rows: list[list[Cell]] = [

@@ -21,6 +21,9 @@ ORIGINS = {
 }
 """Who proposed a trial -> what a reader calls it."""
 
+STRENGTHS = {"most_forgetting": "forgets most with", "most_utility": "keeps most with"}
+"""What an alternative to the knee is for; its `rule` ends the sentence."""
+
 
 def count(items: int, one: str, many: str) -> str:
     """`1 trial`, `2 trials`."""
