@@ -26,9 +26,9 @@ bench-search: .venv/.installed
 	$(BIN)/python benchmarks/scale.py
 
 docs: .venv/.installed
-	$(BIN)/python -m orchestrator.reference > docs/reference.md
-	$(BIN)/python -m orchestrator.design_space > docs/design-space.md
-	$(BIN)/python -m orchestrator.metrics_page > docs/metrics.md
+	$(BIN)/python -m orchestrator.reference.sweep_file > docs/reference.md
+	$(BIN)/python -m orchestrator.reference.design_space > docs/design-space.md
+	$(BIN)/python -m orchestrator.reference.metrics_page > docs/metrics.md
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.events import Record, SweepInfo
-from orchestrator.front import hypervolume_of
+from orchestrator.results.front import hypervolume_of
 from search_spaces.space import get_path
 
 SUBSETS = 300

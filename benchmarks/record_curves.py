@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrator.curve_files import read_curves, write_curves
+from orchestrator.rehearsal.curve_files import read_curves, write_curves
 
 TARGET = Path(__file__).parent / "curves" / "tofu_tiny.parquet"
 METRICS = [f"{rows}.{name}" for rows in ("forget", "retain")

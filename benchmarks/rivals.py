@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from ray.tune.search.optuna import OptunaSearch
 from orchestrator.config import SweepConfig
 from orchestrator.events import Ended, Epoch, Suggested, finite
 from orchestrator.ledger import History
-from orchestrator.schedulers import metrics_of
-from orchestrator.simulator import Clock, GPUs, Source
+from orchestrator.rehearsal.simulator import Clock, GPUs, Source
+from orchestrator.search.schedulers import metrics_of
 
 
 class FakeTrial:
@@ -128,10 +129,16 @@ class RayDefault(Rival):
 
 
 class SyneTune(Rival):
-    """Syne Tune's MOASHA, with its defaults, over independent draws."""
+    """Syne Tune's MOASHA, with its defaults, over independent draws.
 
-    def __init__(self, sweep: SweepConfig, history: History, seed: int) -> None:
+    In 0.16.0 its default order within a rung, `NonDominatedPriority`, returns the sorted positions where the rung
+    expects a rank of each trial (`asha.py`, `Bracket.on_result`), so it keeps next to nobody. `weighted` takes its
+    `LinearScalarizationPriority`, which returns what is expected.
+    """
+
+    def __init__(self, sweep: SweepConfig, history: History, seed: int, *, weighted: bool = False) -> None:
         super().__init__(sweep, history)
+        priority = importlib.import_module("syne_tune.optimizer.schedulers.multiobjective.multiobjective_priority")
         moasha = importlib.import_module("syne_tune.optimizer.schedulers.multiobjective.moasha")
         self.go = importlib.import_module("syne_tune.optimizer.scheduler").SchedulerDecision.CONTINUE
         self.scheduler = moasha.MOASHA(
@@ -140,6 +147,7 @@ class SyneTune(Rival):
             time_attr="epoch",
             max_t=sweep.trial.epochs,
             random_seed=seed,
+            multiobjective_priority=priority.LinearScalarizationPriority() if weighted else None,
         )
         self.study = optuna.create_study(
             sampler=optuna.samplers.RandomSampler(seed=int(np.random.SeedSequence([seed, 17]).generate_state(1)[0])),
@@ -158,7 +166,11 @@ class SyneTune(Rival):
         return "go" if action == self.go else "stop"
 
 
-RIVALS: dict[str, Callable[[SweepConfig, History, int], Rival]] = {"ray": RayDefault, "moasha": SyneTune}
+RIVALS: dict[str, Callable[[SweepConfig, History, int], Rival]] = {
+    "ray": RayDefault,
+    "moasha": SyneTune,
+    "moasha, weighted": partial(SyneTune, weighted=True),
+}
 
 
 def rival(name: str, sweep: SweepConfig, source: Source, *, gpus: int, seed: int) -> History:

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.config import SweepConfig
-from orchestrator.curves import Curve
 from orchestrator.events import Epoch, Event, Suggested, SweepInfo
 from orchestrator.ledger import History
-from orchestrator.report import write_report
-from orchestrator.simulator import simulate
+from orchestrator.rehearsal.curves import Curve
+from orchestrator.rehearsal.simulator import simulate
+from orchestrator.report.report import write_report
 
 SPACE = {
     "loss.criterion": {"one_of": {"satimp": {"beta1": {"float": [0.5, 12]}, "beta2": {"float": [0, 1]}},

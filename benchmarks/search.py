@@ -2,14 +2,15 @@
 
 - random: independent draws, nobody stopped; nsga2: genetic, nobody stopped
 - ray: Ray's own OptunaSearch and AsyncHyperBandScheduler on the first objective, the real objects
-- moasha: Syne Tune's MOASHA over random draws, where `syne_tune` is installed
-- ours: the searcher and the rungs of this repository, with the settings below
+- syne tune: its MOASHA over random draws, by fronts as it comes and by a weighted sum, where it is installed
+- ours: the searcher and the rungs of this repository: as a file without `scheduler` has it, and in other ways
+- gp, where `--only gp` asks for it: Gaussian processes, nobody stopped
 
 All run without baselines and are driven by one event loop. What counts is the hypervolume of the full-budget trials
 that had ended when so many epochs had been evaluated, against two reference points: the worst corner, and half of what
 the target remembers with four fifths of what it retains, where the box of the first is nearly full after a few trials.
 
-    python benchmarks/search.py [--curves FILE] [--repeats 20] [--first 0] [--epochs 400] [--gpus 8] [--json FILE]
+    python benchmarks/search.py [--curves FILE] [--repeats 20] [--first 0] [--epochs 1600] [--gpus 8] [--json FILE]
 
 Settings of ours were chosen on repeats from 100 on; what is reported uses repeats from 0.
 """
@@ -33,19 +34,23 @@ from rich.table import Table
 from rivals import rival
 
 from orchestrator import pareto
-from orchestrator.anytime import FRACTIONS, RANDOM, Run, epochs_in_words, run_of, table_of
 from orchestrator.config import SweepConfig
-from orchestrator.curve_files import read_curves
-from orchestrator.curves import Curves
-from orchestrator.rehearsal import STRATEGIES, at_equal_epochs, curves_of, simulate_once
-from orchestrator.search_config import TPE, NoScheduler
+from orchestrator.rehearsal.anytime import FRACTIONS, RANDOM, Run, epochs_in_words, run_of, table_of
+from orchestrator.rehearsal.curve_files import read_curves
+from orchestrator.rehearsal.curves import Curves
+from orchestrator.rehearsal.rehearse import STRATEGIES, at_equal_epochs, curves_of, simulate_once
+from orchestrator.search.config import GP, TPE, NoScheduler, ParetoASHA
 
 CURVES = Path(__file__).parent / "curves" / "tofu_tiny.parquet"
 OURS: dict[str, dict[str, Any]] = {
     "ours: default": STRATEGIES["tpe+halving"],
     "ours: pausing": STRATEGIES["tpe+pausing"],
-    "ours: nobody stopped": {"sampler": TPE(), "scheduler": NoScheduler()},
+    "ours: nobody stopped": STRATEGIES["tpe"],
+    "ours: rungs from epoch 2": {"sampler": TPE(), "scheduler": ParetoASHA(grace_period=2)},
 }
+DEAR = {"gp": {"sampler": GP(), "scheduler": NoScheduler()}}
+"""Run only where `--only` asks for it: a proposal takes seconds."""
+
 TIGHT = (0.5, 0.8)
 """Second reference point: the first objective, and the second as a part of the target's."""
 
@@ -72,11 +77,12 @@ def theirs(curves: Curves, name: str, epochs: int, gpus: int, repeat: int) -> Ru
 
 def strategies(curves: Curves, epochs: int, gpus: int) -> dict[str, Callable[[int], Run]]:
     """Name -> what makes one repeat of it."""
-    own = {RANDOM: STRATEGIES[RANDOM], "nsga2": STRATEGIES["nsga2"], **OURS}
+    own = {RANDOM: STRATEGIES[RANDOM], "nsga2": STRATEGIES["nsga2"], **OURS, **DEAR}
     found: dict[str, Callable[[int], Run]] = {n: partial(ours, curves, s, epochs, gpus) for n, s in own.items()}
     found["ray: OptunaSearch + ASHA"] = partial(theirs, curves, "ray", epochs, gpus)
     if importlib.util.find_spec("syne_tune"):
         found["syne tune: MOASHA"] = partial(theirs, curves, "moasha", epochs, gpus)
+        found["syne tune: MOASHA, weighted"] = partial(theirs, curves, "moasha, weighted", epochs, gpus)
     return found
 
 
@@ -85,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=Path, nargs="+", default=[CURVES])
     parser.add_argument("--only", default="", help="strategies whose name has one of these words, with commas between")
-    for name, default in {"repeats": 20, "first": 0, "epochs": 400, "gpus": 8}.items():
+    for name, default in {"repeats": 20, "first": 0, "epochs": 1600, "gpus": 8}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -93,7 +99,8 @@ def main() -> None:
     runs: dict[str, list[Run]] = {}
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("forkserver")) as pool:
         for name, once in strategies(curves, given.epochs, given.gpus).items():
-            if name == RANDOM or not given.only or any(word in name for word in given.only.split(",")):
+            asked = any(word in name for word in given.only.split(",")) if given.only else name not in DEAR
+            if name == RANDOM or asked:
                 runs[name] = list(pool.map(once, range(given.first, given.first + given.repeats)))
     sweep = sweep_of(curves)
     first, second = sweep.objectives

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from orchestrator.problems import Problem, did_you_mean, problems_of
-from orchestrator.scores import direction
-from orchestrator.search_checks import SAME_FOR_ALL, check_search, too_dear, within
-from orchestrator.tracking_uri import check_reachable, resolve_uri
+from orchestrator.report.scores import direction
+from orchestrator.search.checks import SAME_FOR_ALL, check_search, too_dear, within
+from orchestrator.tracking.uri import check_reachable, resolve_uri
 from orchestrator.trial_checks import check_benchmark, check_model, check_requests, lacking
 from search_spaces.space import Float, SearchSpace, SpaceError, conditions, get_path, with_paths
 from trials.benchmarks import Benchmark

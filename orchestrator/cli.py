@@ -15,7 +15,7 @@ __all__ = ["EPILOG", "app", "main", "sweep_verbs", "view_verbs"]
 def main() -> None:
     """Entry point: errors that a user can mend are one clear message and exit code 2."""
     from orchestrator.problems import ConfigError, RunFailed
-    from orchestrator.tracking_uri import TrackingError
+    from orchestrator.tracking.uri import TrackingError
 
     try:
         app()

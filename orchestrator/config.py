@@ -18,11 +18,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationError
 
 from orchestrator.checks import check_sweep
-from orchestrator.earlier import check_earlier
 from orchestrator.events import SweepInfo
 from orchestrator.problems import ConfigError, Problem, lay_over, problems_of, read_yaml, require_run_folder
-from orchestrator.search_checks import check_file
-from orchestrator.search_config import (
+from orchestrator.search.checks import check_file
+from orchestrator.search.config import (
     BOUND,
     TPE,
     Budget,
@@ -34,6 +33,7 @@ from orchestrator.search_config import (
     Scheduler,
     floors_of,
 )
+from orchestrator.search.earlier import check_earlier
 from search_spaces.space import SearchSpace, with_paths
 from trials.benchmarks import Benchmark
 from trials.config import TrialConfig

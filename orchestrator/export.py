@@ -14,16 +14,16 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
-from orchestrator.card import Export, Kind, card
-from orchestrator.choices import choices
 from orchestrator.config import SweepConfig
-from orchestrator.earlier import origin_of
 from orchestrator.events import Record, SweepInfo
-from orchestrator.front import Summary, summarise
 from orchestrator.ledger import read_events
 from orchestrator.loading import load_any
 from orchestrator.problems import ConfigError, Problem, RunFailed, did_you_mean, require_run_folder
-from orchestrator.scores import intervals
+from orchestrator.report.card import Export, Kind, card
+from orchestrator.report.scores import intervals
+from orchestrator.results.choices import recommended
+from orchestrator.results.front import Summary, summarise
+from orchestrator.search.earlier import origin_of
 from orchestrator.trial_checks import check_benchmark, check_model
 from search_spaces.space import get_path
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
@@ -155,10 +155,10 @@ def _record(summary: Summary, pick: str, problems: list[Problem]) -> Record | No
     ended = {record.trial_id: record for record in summary.records}
     whole = [trial_id for trial_id, record in ended.items() if record.state == "COMPLETE"]
     if pick == "knee":
-        chosen = choices(summary)
-        if not chosen:
+        knee = recommended(summary)
+        if knee is None:
             problems.append(Problem("--pick", "there is no front yet, so it has no knee; finish the sweep: `resume`"))
-        return chosen[0].record if chosen else None
+        return knee
     record = ended.get(pick)
     if record and record.state == "COMPLETE":
         return record

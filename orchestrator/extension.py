@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.config import SweepConfig
 from orchestrator.events import Event, Suggested
 from orchestrator.problems import Problem
-from orchestrator.search_config import Designed
+from orchestrator.search.config import Designed
 from search_spaces.space import flat
 from trials.config import TrialConfig
 from trials.identity import with_digests

@@ -14,12 +14,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.config import SweepConfig
-from orchestrator.earlier import differences
 from orchestrator.events import Ended, Epoch, Event, Opened, SweepInfo
 from orchestrator.extension import Changes, changes_of, refused
 from orchestrator.ledger import Ledger, read_events, write_atomically
 from orchestrator.problems import ConfigError, Problem
-from orchestrator.tracking_uri import recorded_uri, resolve_uri
+from orchestrator.search.earlier import differences
+from orchestrator.tracking.uri import recorded_uri, resolve_uri
 from trials.benchmarks import Benchmark
 from trials.identity import digest
 

@@ -23,9 +23,9 @@ from rich.console import Console
 from orchestrator.cluster import capacity
 from orchestrator.config import SweepConfig
 from orchestrator.events import Measured, Suggested, finite
-from orchestrator.front import front_of
 from orchestrator.ledger import Ledger
 from orchestrator.problems import RunFailed
+from orchestrator.results.front import front_of
 from trials.config import TrialConfig
 from trials.logs import EvalLog
 from trials.naming import named

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from orchestrator.config import SweepConfig
 from orchestrator.events import Ended, Epoch, Event, Record, Suggested, SweepInfo, record_of
-from orchestrator.front import front_of, hypervolume_of
 from orchestrator.ledger import History
-from orchestrator.spending import Spending
+from orchestrator.results.front import front_of, hypervolume_of
+from orchestrator.search.spending import Spending
 
 if TYPE_CHECKING:
     from orchestrator.sweep import Outcome

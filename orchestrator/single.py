@@ -13,8 +13,8 @@ from rich.console import Console
 
 from orchestrator.config import SweepConfig
 from orchestrator.problems import ConfigError, Problem, did_you_mean, problems_of, read_yaml
+from orchestrator.report.weight_profiles import FILES, history_of, tabled
 from orchestrator.trial_checks import check_benchmark, check_model
-from orchestrator.weight_profiles import FILES, history_of, tabled
 from search_spaces.space import with_paths
 from trials.benchmarks import BenchmarkError
 from trials.config import TrialConfig
@@ -97,7 +97,7 @@ def run_single(config: TrialConfig, folder: Path, *, debug: bool) -> int:
             _post_mortem()
         raise
     if history := history_of("", config.model_dump(mode="json"), epochs):
-        from orchestrator.weight_figures import write_figure  # matplotlib
+        from orchestrator.report.weight_figures import write_figure  # matplotlib
 
         write_figure(folder, history)
         console.print(f"weights: {folder / FILES[0]}", markup=False)

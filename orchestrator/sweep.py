@@ -23,8 +23,6 @@ from rich.console import Console
 
 from orchestrator.cluster import capacity, connect, disconnect
 from orchestrator.config import SweepConfig
-from orchestrator.constraints import bounds_of
-from orchestrator.earlier import is_complete, take_over
 from orchestrator.events import Anchor, Opened
 from orchestrator.folder import keep_house, open_folder
 from orchestrator.ledger import Ledger
@@ -32,15 +30,17 @@ from orchestrator.measure import jobs_of, measure_front
 from orchestrator.prepare import PrepareError, Which, prepare_models
 from orchestrator.problems import ConfigError, Problem, RunFailed
 from orchestrator.progress import SweepProgress
-from orchestrator.report import Report, write_report
-from orchestrator.rungs import Rungs
-from orchestrator.schedulers import RungScheduler
-from orchestrator.search_config import floors_of
+from orchestrator.report.report import Report, write_report
+from orchestrator.search.config import floors_of
+from orchestrator.search.constraints import bounds_of
+from orchestrator.search.earlier import is_complete, take_over
+from orchestrator.search.rungs import Rungs
+from orchestrator.search.schedulers import RungScheduler
+from orchestrator.search.study import StudySearcher
 from orchestrator.session import logging_to, terminable
-from orchestrator.study import StudySearcher
-from orchestrator.tracking import Tracker
-from orchestrator.tracking_uri import TrackingError
-from orchestrator.ui import UI, ui_links
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.ui import UI, ui_links
+from orchestrator.tracking.uri import TrackingError
 from orchestrator.worker import TrialFunction, Worker
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
 

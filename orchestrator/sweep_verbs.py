@@ -44,16 +44,16 @@ def plan(file: File, settings: Set = None, output: Output = Path("runs")) -> Non
     from rich.console import Console
 
     from orchestrator.config import load_sweep
-    from orchestrator.plan import make_plan, show_plan
     from orchestrator.problems import ConfigError
-    from orchestrator.recordings import found_curves
+    from orchestrator.rehearsal.plan import make_plan, show_plan
+    from orchestrator.rehearsal.recordings import found_curves
 
     sweep, benchmark = load_sweep(file, settings or [], output=output)
     planned, expected = make_plan(sweep, benchmark, output), None
     with contextlib.suppress(ConfigError):  # no recorded curves fit: arithmetic alone
         curves = found_curves(sweep, output)
 
-        from orchestrator.rehearsal import forecast
+        from orchestrator.rehearsal.rehearse import forecast
 
         expected = forecast(sweep, curves, gpus=planned.concurrent or 8)
     show_plan(sweep, planned, Console(), expected)
@@ -82,13 +82,13 @@ def rehearse(
     from rich.console import Console
 
     from orchestrator.config import load_sweep
-    from orchestrator.recordings import found_curves, given_curves
+    from orchestrator.rehearsal.recordings import found_curves, given_curves
 
     sweep, _ = load_sweep(file, settings or [], output=output)
     recorded = given_curves(curves, sweep) if curves else found_curves(sweep, output)
 
-    from orchestrator.rehearsal import named_strategies, show_rehearsal
-    from orchestrator.rehearsal import rehearse as rehearsed
+    from orchestrator.rehearsal.rehearse import named_strategies, show_rehearsal
+    from orchestrator.rehearsal.rehearse import rehearse as rehearsed
 
     found = rehearsed(sweep, recorded, repeats=repeats, gpus=gpus, strategies=named_strategies(strategies))
     show_rehearsal(found, recorded.differences(sweep), Console())
@@ -149,7 +149,7 @@ def presets() -> None:
     """
     from rich.console import Console
 
-    from orchestrator.design_space import show_presets
+    from orchestrator.reference.design_space import show_presets
 
     show_presets(Console())
 
@@ -166,7 +166,7 @@ def import_(
 
     Example: `unlearn-sweep import sweep.sh --to my_sweep.yaml`
     """
-    from orchestrator.importing import import_sweep, write_import
+    from orchestrator.importing.sweep_file import import_sweep, write_import
 
     imported = import_sweep(source, tool)
     if to:

@@ -21,9 +21,9 @@ def report(folder: Folder) -> None:
 
     require_run_folder(folder)
 
-    from orchestrator.report import write_report
-    from orchestrator.tracking_uri import TrackingError
-    from orchestrator.ui import UI, ui_links
+    from orchestrator.report.report import write_report
+    from orchestrator.tracking.ui import UI, ui_links
+    from orchestrator.tracking.uri import TrackingError
 
     links = {}
     with contextlib.suppress(TrackingError):  # the report needs the records alone
@@ -43,9 +43,9 @@ def compare(
     """
     from rich.console import Console
 
-    from orchestrator.compare import compare as compared
-    from orchestrator.compare import load_sides
-    from orchestrator.compare_words import check_target, show_comparison, write_comparison
+    from orchestrator.report.compare_words import check_target, show_comparison, write_comparison
+    from orchestrator.results.compare import compare as compared
+    from orchestrator.results.compare import load_sides
 
     check_target(to)
     found = compared(load_sides(folders))
@@ -110,7 +110,7 @@ def sync(folder: Folder) -> None:
     """
     from orchestrator.ledger import in_use
     from orchestrator.problems import ConfigError, Problem, require_run_folder
-    from orchestrator.tracking import sync as send
+    from orchestrator.tracking.tracker import sync as send
 
     require_run_folder(folder)
     if in_use(folder):
@@ -129,7 +129,7 @@ def ui(
     Example: `unlearn-sweep ui runs --port 5000`
     """
     from orchestrator.problems import require_output
-    from orchestrator.ui import serve_ui
+    from orchestrator.tracking.ui import serve_ui
 
     require_output(output)
     raise typer.Exit(serve_ui(output, port))

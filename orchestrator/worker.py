@@ -16,7 +16,7 @@ from typing import Any
 from ray import tune
 
 from orchestrator.ledger import write_atomically
-from orchestrator.usage import Usage
+from orchestrator.tracking.usage import Usage
 from trials.config import TrialConfig
 from trials.result import EpochResult, TrialFailed
 

@@ -6,13 +6,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator import sections
-from orchestrator.document import Block, Table, body, markdown
-from orchestrator.drawing import Plot
 from orchestrator.events import Anchor, Ended, Epoch, Measured, State, Suggested, SweepInfo
-from orchestrator.findings import findings
-from orchestrator.front import summarise
 from orchestrator.ledger import Ledger, write_atomically
+from orchestrator.report import sections
+from orchestrator.report.document import Block, Table, body, markdown
+from orchestrator.report.drawing import Plot
+from orchestrator.results.findings import findings
+from orchestrator.results.front import summarise
 
 FORGET, RETAIN = "forget.extraction_strength", "retain.extraction_strength"
 OBJECTIVES: dict[str, Literal["min", "max"]] = {FORGET: "min", RETAIN: "max"}

@@ -13,8 +13,8 @@ from typing import Any
 
 from orchestrator.config import SweepConfig
 from orchestrator.ledger import Ledger
-from orchestrator.rungs import Rungs
-from orchestrator.study import StudySearcher
+from orchestrator.search.rungs import Rungs
+from orchestrator.search.study import StudySearcher
 from tests.surrogate import surrogate
 from trials.config import TrialConfig
 from trials.result import TrialFailed

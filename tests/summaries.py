@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from orchestrator.events import Anchor, Ended, Epoch, Event, Origin, State, Suggested, SweepInfo
-from orchestrator.front import Summary, summarise
+from orchestrator.results.front import Summary, summarise
 
 FORGET, RETAIN = "forget.extraction_strength", "retain.extraction_strength"
 OBJECTIVES: dict[str, Literal["min", "max"]] = {FORGET: "min", RETAIN: "max"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.config import SweepConfig
 from orchestrator.events import SweepInfo
-from orchestrator.tracking_uri import resolve_uri
+from orchestrator.tracking.uri import resolve_uri
 
 
 def small_sweep(**changes: Any) -> SweepConfig:

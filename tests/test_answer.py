@@ -64,6 +64,16 @@ def test_a_setting_with_one_seed_is_recommended_with_its_values_and_no_certainty
     assert "Only 3 settings ran to the full budget" in found[QUESTIONS[1]]
 
 
+def test_alternatives_are_told_by_the_rule_that_each_follows(run: Run) -> None:
+    run.anchor("target", 1.0, 0.94)
+    run.anchor("retain", 0.1, 0.9)
+    front(run)
+    which = answers(run)[QUESTIONS[0]]
+    # 95 % of 0.94 is 0.893, which only the last has: it forgets less than the knee, so it "forgets most" by its rule.
+    assert f"Trial 00002 forgets most with {RETAIN} of at least 0.893" in which
+    assert f"Trial 00000 keeps most with {FORGET} of at most 0.1, that of the retain model: {FORGET} 0.05" in which
+
+
 def test_nothing_is_recommended_where_nothing_reached_the_full_budget(run: Run) -> None:
     run.trial(0.2, 0.8, state="PRUNED", label="npo_ou")
     found = answers(run)

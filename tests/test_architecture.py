@@ -36,25 +36,45 @@ LAYERS = {
     ],
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
-        "events document pareto layers markdown official elsewhere loading import_shell",
-        "ledger standings cost volume intervals drawing table_files usage",  # what stands alone
-        "problems session tracking_uri front scores search_config import_values import_names",
-        "trial_checks anytime constraints weight_profiles card evidence effort importance import_formats",
-        "designs spending",
-        "search_checks earlier",
-        "checks choices effects phrasing compare import_joint",
-        "config findings compare_words prepare standalone import_mapping import_merging",  # what a sweep is
-        "extension curves observations",
-        "folder rungs curve_files cluster worker progress reference design_space metric_families mlflow_client figures",
-        "proposals answer anchor_sections effort_figures parameter_figures record_sections",
-        "agenda journal importing mlflow_views mlflow_course mlflow_runs",
-        "mlflow_note",
-        "front_sections search_sections",
-        "sections mlflow_store weight_figures metrics_page measure",
-        "schedulers plan report tracking ui single export",
-        "study recordings",
-        "sweep simulator",  # a sweep, run
-        "rehearsal verbs",
+        (
+            "events loading pareto importing.shell reference.elsewhere reference.official report.document "
+            "report.markdown search.layers"
+        ),
+        # what stands alone
+        (
+            "ledger report.drawing report.table_files results.cost results.intervals results.volume "
+            "search.standings tracking.usage"
+        ),
+        ("problems session importing.names importing.values report.scores results.front search.config tracking.uri"),
+        (
+            "trial_checks importing.formats rehearsal.anytime report.weight_profiles results.effort "
+            "results.evidence results.importance search.constraints"
+        ),
+        "search.designs search.spending",
+        "search.checks search.earlier",
+        "checks importing.joint report.phrasing results.choices results.compare results.effects",
+        # what a sweep is
+        (
+            "config prepare standalone importing.mapping importing.merging report.card report.compare_words "
+            "results.findings"
+        ),
+        "extension rehearsal.curves search.observations",
+        (
+            "cluster folder progress worker reference.design_space reference.metric_families reference.sweep_file "
+            "rehearsal.curve_files report.figures search.rungs tracking.client"
+        ),
+        (
+            "report.anchor_sections report.answer report.effort_figures report.parameter_figures "
+            "report.record_sections search.proposals"
+        ),
+        "importing.sweep_file search.agenda search.journal tracking.course tracking.runs tracking.views",
+        "tracking.note",
+        "report.front_sections report.search_sections",
+        "measure reference.metrics_page report.sections report.weight_figures tracking.store",
+        "export single rehearsal.plan report.report search.schedulers tracking.tracker tracking.ui",
+        "rehearsal.recordings search.study",
+        "sweep rehearsal.simulator",  # a sweep, run
+        "verbs rehearsal.rehearse",
         "sweep_verbs view_verbs",
         "cli",
     ],
@@ -80,11 +100,11 @@ UPWARD = {
     ("trials.benchmarks", "trials.wmdp"): "in functions",
     ("trials.models", "trials.target"): "in functions",  # a model that is ours and missing is trained when it is loaded
     ("orchestrator.checks", "orchestrator.config"): "for types",
-    ("orchestrator.search_checks", "orchestrator.config"): "for types",
-    ("orchestrator.earlier", "orchestrator.config"): "for types",
+    ("orchestrator.search.checks", "orchestrator.config"): "for types",
+    ("orchestrator.search.earlier", "orchestrator.config"): "for types",
     ("orchestrator.progress", "orchestrator.sweep"): "for types",
-    ("orchestrator.metric_families", "trials.robustness"): "in functions",  # for their docstrings
-    ("orchestrator.metric_families", "trials.similarity"): "in functions",
+    ("orchestrator.reference.metric_families", "trials.robustness"): "in functions",  # for their docstrings
+    ("orchestrator.reference.metric_families", "trials.similarity"): "in functions",
     ("orchestrator.measure", "trials.measuring"): "in functions",
     ("orchestrator.single", "trials.unlearn"): "in functions",
     ("orchestrator.worker", "trials.unlearn"): "in functions",
@@ -117,21 +137,21 @@ _TORCH = (
     "passes",
     "unlearn",
 )
-_RAY = ("study", "schedulers", "worker", "sweep", "cluster", "measure")
-_OPTUNA = ("study", "observations", "proposals", "journal")
+_RAY = ("search.study", "search.schedulers", "worker", "sweep", "cluster", "measure")
+_OPTUNA = ("search.study", "search.observations", "search.proposals", "search.journal")
 _RICH = (
     "measure",
     "progress",
     "prepare",
-    "plan",
+    "rehearsal.plan",
     "single",
     "sweep",
-    "design_space",
-    "scores",
+    "reference.design_space",
+    "report.scores",
     "standalone",
     "export",
-    "compare_words",
-    "rehearsal",
+    "report.compare_words",
+    "rehearsal.rehearse",
 )
 TORCH, RICH = (
     " ".join(f"trials.{name}" for name in (*_TORCH, "unlearn")),
@@ -139,10 +159,13 @@ TORCH, RICH = (
 )
 EXTERNAL: dict[str, dict[str, str]] = {
     "ray": {"top": " ".join(f"orchestrator.{name}" for name in _RAY)},
-    "optuna": {"top": " ".join(f"orchestrator.{name}" for name in _OPTUNA), "in functions": "orchestrator.importance"},
+    "optuna": {
+        "top": " ".join(f"orchestrator.{name}" for name in _OPTUNA),
+        "in functions": "orchestrator.results.importance",
+    },
     "mlflow": {
-        "in functions": "orchestrator.mlflow_client orchestrator.mlflow_store",
-        "for types": "orchestrator.mlflow_course",
+        "in functions": "orchestrator.tracking.client orchestrator.tracking.store",
+        "for types": "orchestrator.tracking.course",
     },
     "torch": {
         "top": TORCH,
@@ -161,21 +184,21 @@ EXTERNAL: dict[str, dict[str, str]] = {
     "datasets": {"in functions": "trials.reading"},
     "jinja2": {"top": "trials.wording"},
     "rouge_score": {"in functions": "trials.texts"},
-    "scipy": {"in functions": "trials.aggregates orchestrator.intervals"},
+    "scipy": {"in functions": "trials.aggregates orchestrator.results.intervals"},
     "matplotlib": {
         "top": " ".join(
-            f"orchestrator.{name}"
+            f"orchestrator.report.{name}"
             for name in ("drawing", "figures", "effort_figures", "parameter_figures", "weight_figures")
         )
     },
     "typer": {"top": "orchestrator.cli orchestrator.verbs orchestrator.sweep_verbs orchestrator.view_verbs"},
     "rich": {"top": RICH, "in functions": "orchestrator.sweep_verbs orchestrator.view_verbs"},
     "yaml": {
-        "top": "orchestrator.problems orchestrator.phrasing orchestrator.card orchestrator.standalone "
-        "orchestrator.import_formats orchestrator.importing"
+        "top": "orchestrator.problems orchestrator.report.phrasing orchestrator.report.card orchestrator.standalone "
+        "orchestrator.importing.formats orchestrator.importing.sweep_file"
     },
     "platformdirs": {"top": "trials.identity"},
-    "pyarrow": {"in functions": "orchestrator.curve_files"},
+    "pyarrow": {"in functions": "orchestrator.rehearsal.curve_files"},
     "pydantic": {"top": "*"},
     "pydantic_core": {"top": "orchestrator.problems"},
     "numpy": {"top": "*"},
@@ -299,16 +322,16 @@ def test_no_line_of_the_tables_is_idle() -> None:
         ("trials.config", "from orchestrator.ledger import x", False),
         ("trials.unlearn", "import search_spaces.space", False),
         ("search_spaces.space", "from trials.config import x", False),
-        ("orchestrator.report", "from orchestrator import figures", True),
-        ("orchestrator.front", "from orchestrator import figures", False),
+        ("orchestrator.report.report", "from orchestrator.report import figures", True),
+        ("orchestrator.results.front", "from orchestrator.report import figures", False),
         ("orchestrator.config", "from trials.unlearn import run_trial", False),
         ("orchestrator.worker", "from trials.unlearn import run_trial", False),
         ("orchestrator.worker", "def f():\n  from trials.unlearn import run_trial", True),
         ("trials.unlearn", "import ray", False),
         ("trials.metrics", "import numpy as np", True),
-        ("orchestrator.tracking", "import mlflow", False),
-        ("orchestrator.mlflow_store", "import mlflow.entities", False),
-        ("orchestrator.mlflow_store", "class A:\n  def f(self):\n    if True:\n      import mlflow.entities", True),
+        ("orchestrator.tracking.tracker", "import mlflow", False),
+        ("orchestrator.tracking.store", "import mlflow.entities", False),
+        ("orchestrator.tracking.store", "class A:\n  def f(self):\n    if True:\n      import mlflow.entities", True),
         ("orchestrator.config", "import requests", False),
         ("trials.weighting", "import torch", False),
         ("trials.weighting", "if TYPE_CHECKING:\n  from torch import Tensor", True),
@@ -329,7 +352,7 @@ def test_what_is_imported_is_a_dependency_of_the_package() -> None:
 HEAVY = ("torch", "transformers", "ray", "optuna", "mlflow", "datasets", "matplotlib")
 
 
-@pytest.mark.parametrize("module", ["cli", "config", "plan", "checks", "ledger"])
+@pytest.mark.parametrize("module", ["cli", "config", "rehearsal.plan", "checks", "ledger"])
 def test_what_answers_at_once_imports_nothing_heavy(module: str) -> None:
     code = f"import orchestrator.{module}, sys; print(*set({HEAVY}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from orchestrator.card import USE, Export, card, command_lines, preset_of
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.events import Anchor, Ended, Epoch, Event, Suggested, SweepInfo
-from orchestrator.front import summarise
+from orchestrator.report.card import USE, Export, card, command_lines, preset_of
+from orchestrator.results.front import summarise
 from orchestrator.single import load_trial
 from search_spaces.space import flat, with_paths
 from tests.commands import parse_command

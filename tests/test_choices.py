@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.choices import Sides, choices, distance, published, sides
+from orchestrator.results.choices import Sides, choices, distance, published, recommended, sides
 from tests.summaries import FORGET, RETAIN, Sweep
 
 # -- choices -----------------------------------------------------------------------------------------------------------
@@ -68,6 +68,7 @@ def test_choices_are_among_confirmed_points_by_their_means() -> None:
     sweep.seeds(fourth, (0.6, 0.99), (0.6, 0.99))
     knee, forgetting = choices(sweep.summary)  # and no third: nobody's mean is below the bar
     assert (knee.record.trial_id, forgetting.record.trial_id, forgetting.same_as) == (third, third, "knee")
+    assert getattr(recommended(sweep.summary), "trial_id", None) == third
     assert knee.confirmed is not None
     assert knee.values == pytest.approx({FORGET: 0.25, RETAIN: 0.92})
 

@@ -21,7 +21,7 @@ from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.events import SweepInfo
 from orchestrator.problems import ConfigError, Problem, RunFailed
 from orchestrator.single import load_trial
-from orchestrator.tracking_uri import TrackingError
+from orchestrator.tracking.uri import TrackingError
 from tests.commands import GROUP, PROGRAM, parse_command
 from trials.benchmarks import load_benchmark
 from trials.config import TrialConfig

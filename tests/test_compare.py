@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.compare import compare, coverage, epsilon, load_sides
-from orchestrator.compare_words import csv_text, verdict, write_comparison
 from orchestrator.events import SweepInfo
 from orchestrator.ledger import write_atomically
+from orchestrator.report.compare_words import csv_text, verdict, write_comparison
+from orchestrator.results.compare import compare, coverage, epsilon, load_sides
 from tests.summaries import RETAIN, Sweep
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from orchestrator.constraints import Bound, bounds_of, total_violation, violations
+from orchestrator.search.constraints import Bound, bounds_of, total_violation, violations
 
 ANCHORS = {"target": {"retain.nll": 2.0, "utility": 0.8}, "retain": {"utility": 0.5, "zero": 0.0}}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.designs import ablation_points, grid_points, levels, points
-from orchestrator.search_config import Ablation, Grid
+from orchestrator.search.config import Ablation, Grid
+from orchestrator.search.designs import ablation_points, grid_points, levels, points
 from search_spaces.space import Float, Int, SearchSpace, get_path, with_paths
 from trials.config import TrialConfig
 

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from orchestrator.checks import check_sweep
 from orchestrator.cli import EPILOG
 from orchestrator.config import SweepConfig
-from orchestrator.metrics_page import page
 from orchestrator.problems import models_in, read_yaml, shipped
-from orchestrator.reference import reference
+from orchestrator.reference.metrics_page import page
+from orchestrator.reference.sweep_file import reference
 from tests.commands import GROUP, PROGRAM, parse_command
 from trials.config import TrialConfig
 from trials.objectives import Forget

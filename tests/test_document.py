@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.document import Estimate, Paragraph, Strong, Table, body, markdown
-from orchestrator.table_files import csv_of, latex_of
+from orchestrator.report.document import Estimate, Paragraph, Strong, Table, body, markdown
+from orchestrator.report.table_files import csv_of, latex_of
 
 TABLE = Table(
     ["trial", "50% & more_of #1"], [["00001", Estimate(0.12345, 0.1, 0.15)], ["[2]", Estimate(0.5)]], name="t"

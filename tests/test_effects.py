@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.effects import ablations
-from orchestrator.importance import importance
+from orchestrator.results.effects import ablations
+from orchestrator.results.importance import importance
 from tests.summaries import FORGET, RETAIN, Sweep
 
 SPACE = {
@@ -59,7 +59,7 @@ def test_what_fails_or_is_stopped_for_a_value_makes_its_parameter_matter() -> No
 
 
 def test_importance_looks_at_so_many_trials_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.importance.MOST", 60)
+    monkeypatch.setattr("orchestrator.results.importance.MOST", 60)
     found = importance(_searched(150).summary)
     assert found is not None
     assert (found.trials, found.best) == (60, 6)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.effort import any_epoch_front, by_method, epoch_fronts, volume_by_epochs
+from orchestrator.results.effort import any_epoch_front, by_method, epoch_fronts, volume_by_epochs
 from tests.summaries import FORGET, Sweep
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from orchestrator import pareto
-from orchestrator.evidence import (
+from orchestrator.results.evidence import (
     attainment,
     confirmed,
     confirmed_front,
     probability_dominated,
     seed_fronts,
 )
-from orchestrator.intervals import difference_interval, t_interval
+from orchestrator.results.intervals import difference_interval, t_interval
 from tests.summaries import FORGET, OBJECTIVES, RETAIN, Sweep
 
 # -- intervals ---------------------------------------------------------------------------------------------------------

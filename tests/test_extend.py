@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from orchestrator.config import SweepConfig, reload_sweep
-from orchestrator.earlier import check_earlier, is_complete, take_over
 from orchestrator.events import Anchor, Ended, Event, Measured, Opened, Record, Suggested, SweepInfo
 from orchestrator.export import load_pick
 from orchestrator.folder import check_folder, open_folder, resumed_source
 from orchestrator.ledger import Ledger, read_events, read_records
 from orchestrator.measure import jobs_of
 from orchestrator.problems import ConfigError
-from orchestrator.rungs import Rungs
-from orchestrator.study import StudySearcher
+from orchestrator.search.earlier import check_earlier, is_complete, take_over
+from orchestrator.search.rungs import Rungs
+from orchestrator.search.study import StudySearcher
 from tests.simulate import drive
 from tests.sweeps import small_sweep
 from trials.benchmarks import Benchmark, load_benchmark

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import effort_figures, figures, parameter_figures
-from orchestrator.drawing import thinned
 from orchestrator.events import SweepInfo
-from orchestrator.findings import Findings, findings
-from orchestrator.front import summarise
+from orchestrator.report import effort_figures, figures, parameter_figures
+from orchestrator.report.drawing import thinned
+from orchestrator.results.findings import Findings, findings
+from orchestrator.results.front import summarise
 from tests.ledgers import Run
 
 

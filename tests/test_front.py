@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from orchestrator import pareto
 from orchestrator.events import Epoch, Opened
-from orchestrator.front import hypervolume_history, hypervolume_of, method_of
-from orchestrator.volume import volumes
+from orchestrator.results.front import hypervolume_history, hypervolume_of, method_of
+from orchestrator.results.volume import volumes
 from tests.summaries import FORGET, OBJECTIVES, RETAIN, Sweep
 
 # -- hypervolume as points come in -------------------------------------------------------------------------------------

@@ -13,12 +13,21 @@ from typer.testing import CliRunner
 from orchestrator.checks import check_sweep
 from orchestrator.cli import app
 from orchestrator.config import SweepConfig, load_sweep
-from orchestrator.import_mapping import PATHS
-from orchestrator.import_merging import ONE_VALUE
-from orchestrator.import_names import ALIASES, EXPERIMENTS, LOSSES, METRIC_NAMES, PROMPTS, TRAINERS, metric_of, tables
-from orchestrator.import_shell import UNKNOWN, TooMany, commands
-from orchestrator.import_values import Range, Unreadable, parse_axis
-from orchestrator.importing import Imported, import_sweep, write_import
+from orchestrator.importing.mapping import PATHS
+from orchestrator.importing.merging import ONE_VALUE
+from orchestrator.importing.names import (
+    ALIASES,
+    EXPERIMENTS,
+    LOSSES,
+    METRIC_NAMES,
+    PROMPTS,
+    TRAINERS,
+    metric_of,
+    tables,
+)
+from orchestrator.importing.shell import UNKNOWN, TooMany, commands
+from orchestrator.importing.sweep_file import Imported, import_sweep, write_import
+from orchestrator.importing.values import Range, Unreadable, parse_axis
 from orchestrator.problems import ConfigError
 from search_spaces.space import with_paths
 from tests.rows import authors, write
@@ -65,7 +74,7 @@ def test_an_example_becomes_the_file_beside_it_and_that_file_passes_the_checks(
 
 def test_the_page_has_the_tables_of_this_code() -> None:
     page = (EXAMPLES.parent / "import.md").read_text("utf-8")
-    assert tables() in page, "run `python -m orchestrator.import_names`"
+    assert tables() in page, "run `python -m orchestrator.importing.names`"
 
 
 # -- the tables --------------------------------------------------------------------------------------------------------

@@ -19,12 +19,12 @@ from orchestrator import sweep as module
 from orchestrator.cluster import connect, disconnect
 from orchestrator.config import SweepConfig
 from orchestrator.events import Measured, Suggested
-from orchestrator.front import front_of
 from orchestrator.ledger import Ledger, read_events, read_records
 from orchestrator.measure import Job, measure_front
 from orchestrator.problems import RunFailed
-from orchestrator.schedulers import RungScheduler
-from orchestrator.study import StudySearcher
+from orchestrator.results.front import front_of
+from orchestrator.search.schedulers import RungScheduler
+from orchestrator.search.study import StudySearcher
 from orchestrator.sweep import Outcome, run_sweep
 from tests.simulate import drive, simulate
 from tests.surrogate import surrogate

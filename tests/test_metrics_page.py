@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.elsewhere import NAMES, TRAPS, Named
-from orchestrator.metric_families import FAMILIES, SETS, Doc, doc_of, docs, function_of, in_classes
-from orchestrator.metrics_page import COST_WORDS, page
 from orchestrator.problems import models_in
+from orchestrator.reference.elsewhere import NAMES, TRAPS, Named
+from orchestrator.reference.metric_families import FAMILIES, SETS, Doc, doc_of, docs, function_of, in_classes
+from orchestrator.reference.metrics_page import COST_WORDS, page
 from trials.config import TrialConfig
 from trials.logs import EvalLog, LogError, read_log
 from trials.naming import GROUPS, named, references_of

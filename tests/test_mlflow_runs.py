@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from orchestrator.events import Anchor, Ended, Epoch, Event, Opened, Suggested, SweepInfo
-from orchestrator.intervals import t_interval
-from orchestrator.mlflow_runs import trial_name
-from orchestrator.mlflow_views import views_of
-from orchestrator.tracking import sync
-from orchestrator.tracking_uri import resolve_uri
+from orchestrator.results.intervals import t_interval
+from orchestrator.tracking.runs import trial_name
+from orchestrator.tracking.tracker import sync
+from orchestrator.tracking.uri import resolve_uri
+from orchestrator.tracking.views import views_of
 from tests.test_tracking import OBJECTIVES, Stored, make_folder, write
 
 pytestmark = [

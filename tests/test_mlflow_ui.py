@@ -20,8 +20,8 @@ from mlflow import MlflowClient
 
 from orchestrator.events import Anchor, Ended, Epoch, Suggested, SweepInfo
 from orchestrator.ledger import Ledger
-from orchestrator.tracking import sync
-from orchestrator.tracking_uri import resolve_uri
+from orchestrator.tracking.tracker import sync
+from orchestrator.tracking.uri import resolve_uri
 from tests.sweeps import write_info
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -37,7 +37,7 @@ PICTURE = base64.b64decode(
 SERVE = """
 import sys
 from pathlib import Path
-from orchestrator.ui import serve_ui
+from orchestrator.tracking.ui import serve_ui
 sys.exit(serve_ui(Path(sys.argv[1]), int(sys.argv[2])))
 """
 

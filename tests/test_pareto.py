@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import pareto
-from orchestrator.layers import Staircases, Table
+from orchestrator.search.layers import Staircases, Table
 
 POINTS = [[1.0, 4.0], [2.0, 2.0], [4.0, 1.0], [3.0, 3.0], [4.0, 4.0], [2.0, 2.0]]
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator.config import SweepConfig
 from orchestrator.events import Ended, Epoch, Suggested, SweepInfo
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Plan, earlier_sweeps, make_plan, show_plan
+from orchestrator.rehearsal.plan import Plan, earlier_sweeps, make_plan, show_plan
 from trials.benchmarks import Benchmark, load_benchmark
 
 RAW: dict[str, Any] = {

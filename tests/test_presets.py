@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.design_space import in_words, page, shape_of, show_presets
-from orchestrator.official import DEFECTS, OFFICIAL, RELATED, Official
 from orchestrator.problems import models_in
+from orchestrator.reference.design_space import in_words, page, shape_of, show_presets
+from orchestrator.reference.official import DEFECTS, OFFICIAL, RELATED, Official
 from tests.golden import INPUTS, VECTORS, padded
 from trials.forget import ForgetPass, forget_loss
 from trials.losses import count_of, retain_nll
@@ -296,6 +296,6 @@ def test_no_word_of_the_table_is_markup() -> None:
 
 
 def test_the_page_is_made_without_torch() -> None:
-    code = "import orchestrator.design_space as d, sys; d.page(); print('torch' in sys.modules)"
+    code = "import orchestrator.reference.design_space as d, sys; d.page(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout == "False\n"

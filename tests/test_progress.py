@@ -15,8 +15,8 @@ from orchestrator.config import SweepConfig
 from orchestrator.events import Opened
 from orchestrator.ledger import Ledger
 from orchestrator.progress import SweepProgress
-from orchestrator.rungs import Rungs
-from orchestrator.study import StudySearcher
+from orchestrator.search.rungs import Rungs
+from orchestrator.search.study import StudySearcher
 from tests.simulate import drive
 from tests.sweeps import small_sweep
 

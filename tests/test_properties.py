@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config import SweepConfig
-from orchestrator.curves import Curve
 from orchestrator.events import Event, Promoted, Suggested, records
-from orchestrator.front import front_of
-from orchestrator.simulator import Source, simulate
+from orchestrator.rehearsal.curves import Curve
+from orchestrator.rehearsal.simulator import Source, simulate
+from orchestrator.results.front import front_of
 from tests.sweeps import small_sweep
 
 quick = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.anytime import RANDOM, Run, epochs_in_words, reached, table_of, volume_by_epoch
 from orchestrator.config import SweepConfig
-from orchestrator.curve_files import read_curves, write_curves
-from orchestrator.curves import Curve, Curves, Recording, portable
 from orchestrator.events import SweepInfo
 from orchestrator.ledger import Ledger
 from orchestrator.problems import ConfigError
-from orchestrator.recordings import found_curves, given_curves
-from orchestrator.rehearsal import (
+from orchestrator.rehearsal.anytime import RANDOM, Run, epochs_in_words, reached, table_of, volume_by_epoch
+from orchestrator.rehearsal.curve_files import read_curves, write_curves
+from orchestrator.rehearsal.curves import Curve, Curves, Recording, portable
+from orchestrator.rehearsal.recordings import found_curves, given_curves
+from orchestrator.rehearsal.rehearse import (
     STRATEGIES,
     THIS,
     Rehearsal,
@@ -28,7 +28,7 @@ from orchestrator.rehearsal import (
     show_rehearsal,
     simulate_once,
 )
-from orchestrator.simulator import simulate
+from orchestrator.rehearsal.simulator import simulate
 from tests.sweeps import small_sweep
 from tests.test_simulator import closed_form
 

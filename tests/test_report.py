@@ -16,10 +16,10 @@ import yaml
 from markdown_it import MarkdownIt
 
 from orchestrator.events import Record, State, Suggested, SweepInfo
-from orchestrator.front import front_of, hypervolume_history, hypervolume_of, knee_of, settings_of, summarise
 from orchestrator.ledger import read_events
-from orchestrator.report import write_report
-from tests.ledgers import BASE, FORGET, OBJECTIVES, REFERENCE, RETAIN, Page, Run
+from orchestrator.report.report import write_report
+from orchestrator.results.front import front_of, hypervolume_history, hypervolume_of, knee_of, settings_of, summarise
+from tests.ledgers import BASE, FORGET, OBJECTIVES, REFERENCE, RETAIN, SPACE, Page, Run
 
 FIGURES = ("front", "hypervolume", "epochs")
 TABLES = ("choices", "front", "published", "epochs", "cost")
@@ -398,9 +398,9 @@ def test_equal_trials_are_on_the_front_together_and_a_value_that_is_no_number_ke
 
 def test_what_the_driver_uses_live_imports_neither_matplotlib_nor_an_engine() -> None:
     code = (
-        "import sys, orchestrator.front\n"
+        "import sys, orchestrator.results.front\n"
         "print([m for m in ('matplotlib', 'torch', 'ray', 'optuna', 'mlflow') if m in sys.modules])\n"
-        "import orchestrator.report\n"
+        "import orchestrator.report.report\n"
         "print([m for m in ('matplotlib.pyplot', 'torch', 'ray', 'optuna', 'mlflow') if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -414,3 +414,12 @@ def test_a_target_model_with_little_to_forget_is_called_so(run: Run, known: floa
     for text in run.texts():
         assert "Before unlearning" in text
         assert ("it has little to forget" in text) is little
+
+
+@pytest.mark.parametrize(
+    ("described", "said"), [("which one?", "Which one? 1 trial"), ("Betas.", "Betas. 1 trial"), ("", "1 trial")]
+)
+def test_a_description_opens_the_report_as_a_sentence(tmp_path: Path, described: str, said: str) -> None:
+    run = Run(tmp_path, config={"trial": BASE, "space": SPACE, "description": described})
+    run.trial(0.2, 0.8)
+    assert f"\n{said}" in run.markdown()

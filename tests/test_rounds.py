@@ -14,8 +14,8 @@ from orchestrator.config import SweepConfig
 from orchestrator.events import Anchor
 from orchestrator.ledger import Ledger, read_records
 from orchestrator.problems import ConfigError, RunFailed
-from orchestrator.schedulers import RungScheduler
-from orchestrator.study import StudySearcher
+from orchestrator.search.schedulers import RungScheduler
+from orchestrator.search.study import StudySearcher
 from tests.simulate import drive
 from tests.sweeps import small_sweep
 

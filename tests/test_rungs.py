@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import standings
 from orchestrator.events import Ended, Epoch, Event, Promoted, Suggested
 from orchestrator.pareto import crowding, epsilon_net, ranks
-from orchestrator.rungs import Rungs, protected, rung_epochs
-from orchestrator.search_config import ASHA, Median, NoScheduler, ParetoASHA
-from orchestrator.standings import ByFronts, ByMetric, ByWeights, Standing
+from orchestrator.search import standings
+from orchestrator.search.config import ASHA, Median, NoScheduler, ParetoASHA
+from orchestrator.search.rungs import Rungs, protected, rung_epochs
+from orchestrator.search.standings import ByFronts, ByMetric, ByWeights, Standing
 from tests.sweeps import small_sweep
 
 FORGET, RETAIN = "forget.extraction_strength", "retain.extraction_strength"
@@ -29,7 +29,7 @@ def metrics(forget: float, retain: float) -> dict[str, float]:
 
 def rungs_of(scheduler: dict[str, Any] | None = None, **changes: Any) -> Rungs:
     """Rungs of the small sweep at epochs 2 and 4; `scheduler` changes its pareto_asha."""
-    return Rungs(small_sweep(scheduler={"type": "pareto_asha"} | (scheduler or {}), **changes))
+    return Rungs(small_sweep(scheduler={"type": "pareto_asha", "grace_period": 2} | (scheduler or {}), **changes))
 
 
 def suggested(trial_id: str, origin: Any = "search") -> Suggested:
@@ -50,6 +50,11 @@ def test_rungs_are_powers_of_the_factor_below_the_budget() -> None:
     assert rung_epochs(ParetoASHA(grace_period=2, reduction_factor=2), 8) == [2, 4]
     assert rung_epochs(ASHA(grace_period=2, reduction_factor=2), 9) == [2, 4, 8]
     assert rung_epochs(NoScheduler(), 8) == []
+
+
+@pytest.mark.parametrize(("epochs", "rungs"), [(8, [6]), (2, [1]), (3, [2]), (5, [4]), (10, [8]), (100, [75]), (1, [])])
+def test_the_first_rung_lies_at_three_quarters_where_nothing_is_said(epochs: int, rungs: list[int]) -> None:
+    assert rung_epochs(ParetoASHA(), epochs) == rungs
 
 
 def test_each_further_bracket_begins_one_rung_later() -> None:
@@ -161,7 +166,7 @@ def test_a_result_without_an_objective_is_no_point_of_a_replayed_rung() -> None:
 
 def test_asha_looks_at_one_objective_alone() -> None:
     for metric, expected in ((None, "stop"), (RETAIN, "go")):
-        rungs = Rungs(small_sweep(scheduler={"type": "asha", "metric": metric}))
+        rungs = Rungs(small_sweep(scheduler={"type": "asha", "metric": metric, "grace_period": 2}))
         rungs.decide("a", 2, metrics(0.2, 0.5))
         assert rungs.decide("b", 2, metrics(0.3, 0.9)) == expected
 
@@ -180,7 +185,7 @@ def test_the_median_rule_stops_whom_more_than_half_of_the_earlier_beat_at_any_ep
 
 
 def test_the_median_rule_has_floors_too() -> None:
-    rungs = Rungs(small_sweep(scheduler=Median(floors={RETAIN: 0.5}).model_dump()))
+    rungs = Rungs(small_sweep(scheduler=Median(grace_period=2, floors={RETAIN: 0.5}).model_dump()))
     assert rungs.decide("a", 3, metrics(0, 0.4)) == "stop"
     assert rungs.decide("b", 1, metrics(0, 0.4)) == "go"
 
@@ -188,7 +193,7 @@ def test_the_median_rule_has_floors_too() -> None:
 # -- constraints -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheduler", [{"type": "pareto_asha"}, {"type": "asha"}])
+@pytest.mark.parametrize("scheduler", [{"type": "pareto_asha", "grace_period": 2}, {"type": "asha", "grace_period": 2}])
 def test_who_misses_a_constraint_stands_behind_all_who_miss_none(scheduler: dict[str, Any]) -> None:
     sweep = small_sweep(scheduler=scheduler, constraints={RETAIN: ">= 0.5 * target"})
     rungs = Rungs(sweep, {"target": {RETAIN: 0.8}})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.scores import Given, absences, direction, intervals, lines, tables
+from orchestrator.report.scores import Given, absences, direction, intervals, lines, tables
 from trials.logs import EvalLog, References
 from trials.naming import named
 from trials.registry import METRICS

@@ -10,17 +10,17 @@ import pytest
 from optuna.trial import TrialState
 
 from orchestrator.config import SweepConfig
-from orchestrator.curves import Curve
-from orchestrator.effects import ablations
 from orchestrator.events import Anchor, Ended, Epoch, Event, Opened, Record, Suggested, records
-from orchestrator.front import front_of, knee_of
 from orchestrator.ledger import History
-from orchestrator.observations import Recent, Told, Window, Words, best_of
-from orchestrator.proposals import Proposals
-from orchestrator.search_config import NSGA2, TPE
-from orchestrator.simulator import simulate
-from orchestrator.spending import Spending
-from orchestrator.study import StudySearcher
+from orchestrator.rehearsal.curves import Curve
+from orchestrator.rehearsal.simulator import simulate
+from orchestrator.results.effects import ablations
+from orchestrator.results.front import front_of, knee_of
+from orchestrator.search.config import NSGA2, TPE
+from orchestrator.search.observations import Recent, Told, Window, Words, best_of
+from orchestrator.search.proposals import Proposals
+from orchestrator.search.spending import Spending
+from orchestrator.search.study import StudySearcher
 from tests.summaries import Sweep
 from tests.surrogate import result
 from tests.sweeps import small_sweep
@@ -70,7 +70,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "grid": {"sampler": {"type": "grid", "levels": 2, "shuffle": True}},
     "constraints": {"sampler": {"type": "tpe", "startup": 4}, "constraints": {RETAIN: ">= 0.6"}},
     "replicates and confirmations": {"replicates": 2, "confirm": {"seeds": 2, "at_most": 2}},
-    "pauses": {"scheduler": {"type": "pareto_asha", "promotion": "pause"}},
+    "pauses": {"scheduler": {"type": "pareto_asha", "grace_period": 2, "promotion": "pause"}},
     "phases": {
         "phases": [
             {"sampler": {"type": "random"}, "trials": 5},
@@ -454,7 +454,8 @@ def test_a_larger_budget_goes_on_with_the_search_after_its_confirmations() -> No
 
 
 def test_a_paused_trial_is_promoted_later_or_pruned_when_the_search_has_ended() -> None:
-    sweep = small_sweep(scheduler={"type": "pareto_asha", "promotion": "pause"}, budget={"trials": 24})
+    pausing = {"type": "pareto_asha", "grace_period": 2, "promotion": "pause"}
+    sweep = small_sweep(scheduler=pausing, budget={"trials": 24})
     events = run(sweep, gpus=3)
     promoted = {event.trial_id for event in events if event.event == "promoted"}
     found = {record.trial_id: record for record in records(events)}
@@ -467,7 +468,7 @@ def test_a_paused_trial_is_promoted_later_or_pruned_when_the_search_has_ended() 
 
 
 def test_a_paused_trial_is_not_ended_and_not_running() -> None:
-    sweep = small_sweep(scheduler={"type": "pareto_asha", "promotion": "pause"}, baselines=[])
+    sweep = small_sweep(scheduler={"type": "pareto_asha", "grace_period": 2, "promotion": "pause"}, baselines=[])
     events = run(sweep, most=30)
     ended = {record.trial_id for record in records(events)}
     epochs = Counter(event.trial_id for event in events if isinstance(event, Epoch))
@@ -477,7 +478,7 @@ def test_a_paused_trial_is_not_ended_and_not_running() -> None:
 def test_an_ablation_of_the_knee_ends_those_that_are_paused() -> None:
     sweep = small_sweep(
         phases=[{"sampler": {"type": "random"}, "trials": 8}, {"sampler": ABLATION | {"base": "knee"}}],
-        scheduler={"type": "pareto_asha", "promotion": "pause"},
+        scheduler={"type": "pareto_asha", "grace_period": 2, "promotion": "pause"},
         budget={"trials": 40},
     )
     events = run(sweep, gpus=2)

@@ -139,7 +139,15 @@ FINE: list[dict[str, Any]] = [
     {"sampler": {"type": "ablation", "values": {"optim.batch_size": [4, 16]}}, "space": {}, "budget": {"trials": 9}},
     {"phases": [{"trials": 20}, {"sampler": {"type": "ablation", "base": "knee"}, "replicates": 3}]},
     {"phases": [{"sampler": {"type": "grid"}}, {"sampler": {"type": "tpe"}}]},
-    {"scheduler": {"type": "asha", "metric": "retain.extraction_strength", "promotion": "pause", "brackets": 2}},
+    {
+        "scheduler": {
+            "type": "asha",
+            "metric": "retain.extraction_strength",
+            "promotion": "pause",
+            "brackets": 2,
+            "grace_period": 2,
+        }
+    },
     {"scheduler": {"type": "none"}, "constraints": {"forget.rouge_l_recall": "<= 0.5"}},
     {"constraints": {"retain.probability": ">= 0.9 * retain"}, "confirm": {}, "replicates": 2},
     {"budget": {"gpu_hours": 4, "epochs": 100, "hours": 0.5}, "resources": {"gpu": 0.5}},

@@ -14,9 +14,9 @@ import pytest
 
 from orchestrator.config import Budget, SweepConfig, load_sweep
 from orchestrator.events import Anchor
-from orchestrator.front import front_of
 from orchestrator.ledger import Ledger
 from orchestrator.problems import shipped
+from orchestrator.results.front import front_of
 from tests.rows import authors, write
 from tests.simulate import simulate
 from tests.surrogate import DIVERGES

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from orchestrator.config import SweepConfig
-from orchestrator.curves import Curve
 from orchestrator.events import Ended, Epoch, Event, Suggested, records
-from orchestrator.simulator import simulate
+from orchestrator.rehearsal.curves import Curve
+from orchestrator.rehearsal.simulator import simulate
 from tests.surrogate import DIVERGES, result
 from tests.sweeps import small_sweep
 from trials.config import TrialConfig

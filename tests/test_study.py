@@ -15,9 +15,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from orchestrator.events import Epoch, Suggested
-from orchestrator.front import front_of
 from orchestrator.ledger import Ledger, read_records
-from orchestrator.study import StudySearcher
+from orchestrator.results.front import front_of
+from orchestrator.search.study import StudySearcher
 from tests.simulate import simulate
 from tests.surrogate import DIVERGES
 from tests.sweeps import small_sweep

@@ -145,7 +145,7 @@ def test_a_tracking_server_that_is_gone_costs_nothing_and_sync_sends_the_rest_on
     assert not outcome.tracked
     assert len(read_records(output / "small")) == 16
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    from orchestrator.tracking import sync
+    from orchestrator.tracking.tracker import sync
 
     database = f"sqlite:///{output.resolve().as_posix()}/mlflow.db"
     first = sync(output / "small", database)

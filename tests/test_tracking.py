@@ -14,11 +14,11 @@ import pytest
 from orchestrator import view_verbs
 from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Suggested, SweepInfo
 from orchestrator.ledger import Ledger, read_events
-from orchestrator.mlflow_store import Store
 from orchestrator.problems import ConfigError
-from orchestrator.tracking import Tracker, sync
-from orchestrator.tracking_uri import TrackingError, check_reachable, redacted, resolve_uri, uri_of
-from orchestrator.ui import serve_ui, ui_links
+from orchestrator.tracking.store import Store
+from orchestrator.tracking.tracker import Tracker, sync
+from orchestrator.tracking.ui import serve_ui, ui_links
+from orchestrator.tracking.uri import TrackingError, check_reachable, redacted, resolve_uri, uri_of
 
 # MLflow's tables use an option of SQLAlchemy that 2.1 is to drop; its first use of a database takes seconds.
 pytestmark = [
@@ -156,7 +156,7 @@ def closed_port() -> int:
 
 
 def test_importing_the_module_does_not_import_mlflow() -> None:
-    code = "import sys, orchestrator.tracking; sys.exit('mlflow' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys, orchestrator.tracking.tracker; sys.exit('mlflow' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -515,8 +515,8 @@ def test_a_dead_server_neither_delays_the_driver_nor_ends_it(
 def test_the_tracker_says_once_that_the_server_is_gone(
     output: Path, closed_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.tracking._INTERVAL", 0.01)
-    monkeypatch.setattr("orchestrator.tracking._LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("orchestrator.tracking.tracker._INTERVAL", 0.01)
+    monkeypatch.setattr("orchestrator.tracking.tracker._LONGEST_PAUSE", 0.01)
     folder = make_folder(output, "says once")
     with caplog.at_level(logging.WARNING):
         tracker = Tracker(folder, f"http://user:{SECRET}@127.0.0.1:{closed_port}")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from orchestrator.ledger import read_records
 from orchestrator.sweep import run_sweep
-from orchestrator.usage import Usage
+from orchestrator.tracking.usage import Usage
 from tests.surrogate import surrogate
 from tests.sweeps import small_sweep
 from trials.benchmarks import load_benchmark
@@ -27,7 +27,8 @@ def test_processor_time_counts_from_the_beginning_of_the_epoch() -> None:
 
 def test_memory_is_that_of_this_process_in_gib() -> None:
     code = (
-        "from orchestrator.usage import Usage; usage = Usage(); held = bytearray(2**28); held[::4096] = b'1' * 2**16; "
+        "from orchestrator.tracking.usage import Usage; usage = Usage(); "
+        "held = bytearray(2**28); held[::4096] = b'1' * 2**16; "
         "print(usage.metrics()['system.peak_memory_gib'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -35,7 +36,10 @@ def test_memory_is_that_of_this_process_in_gib() -> None:
 
 
 def test_without_a_graphics_processor_nothing_is_said_of_one_and_torch_is_not_imported() -> None:
-    code = "import sys; from orchestrator.usage import Usage; print(sorted(Usage().metrics()), 'torch' in sys.modules)"
+    code = (
+        "import sys; from orchestrator.tracking.usage import Usage; "
+        "print(sorted(Usage().metrics()), 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("] ") == ["['system.cpu_seconds', 'system.peak_memory_gib'", "False\n"]
 

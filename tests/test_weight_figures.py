@@ -19,14 +19,14 @@ from rich.console import Console
 
 from orchestrator.events import Ended, Epoch, Event, State, Suggested
 from orchestrator.ledger import Ledger, read_events, read_records
-from orchestrator.report import write_report
+from orchestrator.report.report import write_report
+from orchestrator.report.table_files import csv_of
+from orchestrator.report.weight_figures import caption, criteria_plot, trial_png, weight_shares, write_figures
+from orchestrator.report.weight_profiles import History, Profile, histories, history_of, tabled, weights_table
 from orchestrator.single import run_single
 from orchestrator.sweep import run_sweep
-from orchestrator.table_files import csv_of
-from orchestrator.tracking import sync
-from orchestrator.tracking_uri import resolve_uri
-from orchestrator.weight_figures import caption, criteria_plot, trial_png, weight_shares, write_figures
-from orchestrator.weight_profiles import History, Profile, histories, history_of, tabled, weights_table
+from orchestrator.tracking.tracker import sync
+from orchestrator.tracking.uri import resolve_uri
 from tests.surrogate import surrogate
 from tests.sweeps import small_sweep, write_info
 from trials.benchmarks import load_benchmark

@@ -1,0 +1,263 @@
+"""Which setting to take: the knee and two named alternatives, and how far published settings are from the front.
+
+Where points were run with several seeds, the choice is among the confirmed front and by its means; else among the front
+by its one seed each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from orchestrator import pareto
+from orchestrator.events import Record, Suggested
+from orchestrator.results.evidence import Confirmed, confirmed, confirmed_front, probability_dominated
+from orchestrator.results.front import Objectives, Summary, dominators_of, hypervolume_of
+
+LOSS = 0.05
+"""What the two alternatives may give up or leave, as a share of the target model's own value."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting that a reader may want.
+
+    Attributes:
+        name: `knee` gives up least; `most_forgetting` forgets most among those that stay useful; `most_utility` stays
+            the most useful among those that forget enough.
+        record: The trial.
+        values: Objective -> mean over seeds where it was confirmed, else what its one seed gave.
+        confirmed: What its seeds say; None where there is one seed.
+        rule: What had to be met, as the end of a sentence; empty for the knee.
+        same_as: An earlier choice that is the same trial.
+    """
+
+    name: Literal["knee", "most_forgetting", "most_utility"]
+    record: Record
+    values: dict[str, float]
+    confirmed: Confirmed | None
+    rule: str
+    same_as: str | None
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which objective is about forgetting, and which about what is to be kept; the same where there is but one."""
+
+    forgetting: str
+    utility: str
+
+
+def sides(objectives: Objectives) -> Sides:
+    """Forgetting: the first objective of the forget set, else the first to be minimised. Utility: the first of the
+    others that is of the retain set, else to be maximised, else the first of them."""
+    names = list(objectives)
+    lower = [name for name in names if objectives[name] == "min"]
+    forgetting = ([name for name in names if name.startswith("forget")] + lower + names)[0]
+    others = [name for name in names if name != forgetting] or names
+    higher = [name for name in others if objectives[name] == "max"]
+    return Sides(forgetting, ([name for name in others if name.startswith("retain")] + higher + others)[0])
+
+
+def choices(summary: Summary, points: Sequence[Confirmed] | None = None) -> list[Choice]:
+    """The knee, then the alternatives that somebody qualifies for; none without a front.
+
+    Args:
+        summary: Of the sweep.
+        points: `confirmed(summary)`, where it is there already.
+    """
+    objectives = summary.info.objectives
+    front: list[Confirmed | Record] = list(confirmed_front(confirmed(summary) if points is None else points))
+    front = front or list(summary.front)
+    if not front:
+        return []
+    values = [_values(point, objectives) for point in front]
+    points_NM = pareto.oriented(values, objectives)
+    found = [_choice("knee", front[pareto.knee(points_NM)], objectives, "", [])]
+    if len(objectives) < 2:
+        return found
+    chosen = sides(objectives)
+    wanted: list[tuple[Literal["most_forgetting", "most_utility"], str, tuple[float, str] | None]] = [
+        ("most_forgetting", chosen.forgetting, _floor(summary, chosen.utility, values)),
+        ("most_utility", chosen.utility, _bar(summary, chosen.forgetting)),
+    ]
+    names = list(objectives)
+    for name, best, limit in wanted:
+        other = chosen.utility if best == chosen.forgetting else chosen.forgetting
+        if limit is None:
+            continue
+        sign = 1.0 if objectives[other] == "min" else -1.0
+        within = [k for k, each in enumerate(values) if sign * each[other] <= sign * limit[0]]
+        if within:
+            order = [names.index(best), names.index(other)]
+            first = min(within, key=lambda k: (points_NM[k, order].tolist(), k))
+            found.append(_choice(name, front[first], objectives, limit[1], found))
+    return found
+
+
+def recommended(summary: Summary, points: Sequence[Confirmed] | None = None) -> Record | None:
+    """The trial to take: the knee of the front, of the confirmed one where there is one; None without a front."""
+    found = choices(summary, points)
+    return found[0].record if found else None
+
+
+def _values(point: Confirmed | Record, objectives: Objectives) -> dict[str, float]:
+    return point.mean if isinstance(point, Confirmed) else {name: point.metrics[name] for name in objectives}
+
+
+def _choice(
+    name: Literal["knee", "most_forgetting", "most_utility"],
+    point: Confirmed | Record,
+    objectives: Objectives,
+    rule: str,
+    before: Sequence[Choice],
+) -> Choice:
+    sure = point if isinstance(point, Confirmed) else None
+    record = point.record if isinstance(point, Confirmed) else point
+    same = next((choice.name for choice in before if choice.record.trial_id == record.trial_id), None)
+    return Choice(name, record, _values(point, objectives), sure, rule, same)
+
+
+def _floor(summary: Summary, name: str, values: Sequence[dict[str, float]]) -> tuple[float, str]:
+    """What a useful model has: a limit and its words."""
+    if constrained := _constrained(summary, name):
+        return constrained
+    at_least = summary.info.objectives[name] == "max"
+    target = summary.anchors.get("target", {}).get(name)
+    own = target
+    if own is None:
+        own = (max if at_least else min)(each[name] for each in values)
+    limit = own - LOSS * abs(own) if at_least else own + LOSS * abs(own)
+    whose = f"the target model's own {own:.4g}" if target is not None else f"the best of the front, {own:.4g}"
+    return limit, f"{name} of at {'least' if at_least else 'most'} {limit:.4g}, {LOSS:.0%} worse than {whose}"
+
+
+def _bar(summary: Summary, name: str) -> tuple[float, str] | None:
+    """What a model that has forgotten has; None where neither anchor nor constraint says."""
+    if constrained := _constrained(summary, name):
+        return constrained
+    at_least = summary.info.objectives[name] == "max"
+    words = f"{name} of at {'least' if at_least else 'most'}"
+    retain = summary.anchors.get("retain", {}).get(name)
+    if retain is not None:
+        return retain, f"{words} {retain:.4g}, that of the retain model"
+    target = summary.anchors.get("target", {}).get(name)
+    if target is None or target <= 0 or at_least:
+        return None
+    return LOSS * target, f"{words} {LOSS * target:.4g}, {LOSS:.0%} of the target model's own {target:.4g}"
+
+
+def _constrained(summary: Summary, name: str) -> tuple[float, str] | None:
+    """The constraint of the sweep on a metric: every candidate keeps it, so it sets no further limit."""
+    bound = summary.info.config.get("constraints", {}).get(name)
+    if bound is None:
+        return None
+    return (np.inf if summary.info.objectives[name] == "min" else -np.inf), f"{name} {bound}, the sweep's constraint"
+
+
+# -- published settings ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dominator:
+    """A trial of the front that dominates a published setting; `gain`: objective -> by how much, >= 0."""
+
+    record: Record
+    gain: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published setting beside the front of the whole sweep.
+
+    Attributes:
+        suggested: How it was run.
+        record: What became of it; None where it has not ended.
+        candidate: Whether it may be on the front: COMPLETE, with all objectives, within the constraints.
+        on_front: Whether nobody dominates it.
+        distance: `distance`; None for no candidate.
+        hypervolume: What it dominates by itself; None for no candidate.
+        dominators: Those of the front that dominate it, in its order.
+        confirmed: What its seeds say, where there are any.
+        beaten_by_knee: Probability that the knee's mean dominates its own; None unless both are confirmed.
+    """
+
+    suggested: Suggested
+    record: Record | None
+    candidate: bool
+    on_front: bool
+    distance: float | None
+    hypervolume: float | None
+    dominators: list[Dominator]
+    confirmed: Confirmed | None
+    beaten_by_knee: float | None
+
+
+def published(summary: Summary, points: Sequence[Confirmed] | None = None) -> list[Published]:
+    """Each published setting, in the order in which they were suggested.
+
+    Args:
+        summary: Of the sweep.
+        points: `confirmed(summary)`, where it is there already.
+    """
+    points = confirmed(summary) if points is None else points
+    sure = {point.trial_id: point for point in points}
+    knee = next((choice.confirmed for choice in choices(summary, points)), None)
+    ended = {record.trial_id: record for record in summary.records}
+    candidates = {record.trial_id for record in summary.candidates}
+    on_front = {record.trial_id for record in summary.front}
+    found = []
+    for trial in summary.baselines:
+        record, own = ended.get(trial.trial_id), sure.get(trial.trial_id)
+        candidate = record if record is not None and record.trial_id in candidates else None
+        beaten = probability_dominated(own, knee, summary.info.objectives) if own and knee and own is not knee else None
+        found.append(
+            Published(
+                suggested=trial,
+                record=record,
+                candidate=candidate is not None,
+                on_front=trial.trial_id in on_front,
+                distance=distance(candidate, summary) if candidate else None,
+                hypervolume=_alone(candidate, summary) if candidate else None,
+                dominators=_dominators(candidate, summary) if candidate else [],
+                confirmed=own,
+                beaten_by_knee=beaten,
+            )
+        )
+    return found
+
+
+def distance(record: Record, summary: Summary) -> float:
+    """How far a candidate is behind the front: the least change after which it is no worse than a trial of the front.
+
+    Smallest over the front of the Euclidean length of what the candidate is worse in, with objectives scaled so that
+    the best value on the front is 0 and the reference point 1: 0.1 is a tenth of the whole way. 0 on the front only.
+    (The additive epsilon indicator is 0 as well for whoever ties with the best in one objective, as all do that have
+    forgotten everything, however much they lose elsewhere.)
+
+    Source: the distance d+ of Ishibuchi et al. 2015, "Modified distance calculation in generational distance and
+    inverted generational distance".
+    """
+    objectives = summary.info.objectives
+    front_KM = pareto.oriented([each.metrics for each in summary.front], objectives)
+    point_M, reference_M = pareto.oriented([record.metrics, summary.info.reference_point], objectives)
+    span_M = reference_M - front_KM.min(axis=0)
+    worse_KM = np.maximum(point_M - front_KM, 0.0) / np.where(span_M > 0, span_M, 1.0)
+    return float(np.linalg.norm(worse_KM, axis=1).min())
+
+
+def _alone(record: Record, summary: Summary) -> float:
+    return hypervolume_of([record], summary.info.objectives, summary.info.reference_point)
+
+
+def _dominators(record: Record, summary: Summary) -> list[Dominator]:
+    signs = {name: 1.0 if way == "min" else -1.0 for name, way in summary.info.objectives.items()}
+    return [
+        Dominator(
+            other, {name: sign * (record.metrics[name] - other.metrics[name]) + 0.0 for name, sign in signs.items()}
+        )
+        for other in dominators_of(record, summary.front, summary.info.objectives)
+    ]
