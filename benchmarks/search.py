@@ -4,7 +4,7 @@
 - ray: Ray's own OptunaSearch and AsyncHyperBandScheduler on the first objective, the real objects
 - syne tune: its MOASHA over random draws, by fronts as it comes and by a weighted sum, where it is installed
 - ours: the searcher and the rungs of this repository: as a file without `scheduler` has it, and in other ways
-- gp, where `--only gp` asks for it: Gaussian processes, nobody stopped
+- gp: Gaussian processes, nobody stopped; this and MOASHA by fronts run only where `--only gp,MOASHA` asks for them
 
 All run without baselines and are driven by one event loop. What counts is the hypervolume of the full-budget trials
 that had ended when so many epochs had been evaluated, against two reference points: the worst corner, and half of what
@@ -46,10 +46,12 @@ OURS: dict[str, dict[str, Any]] = {
     "ours: default": STRATEGIES["tpe+halving"],
     "ours: pausing": STRATEGIES["tpe+pausing"],
     "ours: nobody stopped": STRATEGIES["tpe"],
+    "gp": {"sampler": GP(), "scheduler": NoScheduler()},
     "ours: rungs from epoch 2": {"sampler": TPE(), "scheduler": ParetoASHA(grace_period=2)},
 }
-DEAR = {"gp": {"sampler": GP(), "scheduler": NoScheduler()}}
-"""Run only where `--only` asks for it: a proposal takes seconds."""
+MOASHA = "syne tune: MOASHA"
+DEAR = ("gp", MOASHA)
+"""Run only where `--only` asks for them: a proposal of the one and a decision of the other take seconds."""
 
 TIGHT = (0.5, 0.8)
 """Second reference point: the first objective, and the second as a part of the target's."""
@@ -77,12 +79,12 @@ def theirs(curves: Curves, name: str, epochs: int, gpus: int, repeat: int) -> Ru
 
 def strategies(curves: Curves, epochs: int, gpus: int) -> dict[str, Callable[[int], Run]]:
     """Name -> what makes one repeat of it."""
-    own = {RANDOM: STRATEGIES[RANDOM], "nsga2": STRATEGIES["nsga2"], **OURS, **DEAR}
+    own = {RANDOM: STRATEGIES[RANDOM], "nsga2": STRATEGIES["nsga2"], **OURS}
     found: dict[str, Callable[[int], Run]] = {n: partial(ours, curves, s, epochs, gpus) for n, s in own.items()}
     found["ray: OptunaSearch + ASHA"] = partial(theirs, curves, "ray", epochs, gpus)
     if importlib.util.find_spec("syne_tune"):
-        found["syne tune: MOASHA"] = partial(theirs, curves, "moasha", epochs, gpus)
-        found["syne tune: MOASHA, weighted"] = partial(theirs, curves, "moasha, weighted", epochs, gpus)
+        found[MOASHA] = partial(theirs, curves, "moasha", epochs, gpus)
+        found[f"{MOASHA}, weighted"] = partial(theirs, curves, "moasha, weighted", epochs, gpus)
     return found
 
 
