@@ -88,6 +88,9 @@ class Curves:
     Args:
         recording: Where they come from.
         curves: At least one.
+
+    Attributes:
+        places_ND: Where each configuration lies in the space, in the order of their numbers.
     """
 
     def __init__(self, recording: Recording, curves: Sequence[Curve]) -> None:
@@ -101,7 +104,7 @@ class Curves:
         self._numbers = list(self._of)
         self._same = {settings_key(seeds[min(seeds)].params): number for number, seeds in self._of.items()}
         firsts = [next(iter(seeds.values())) for seeds in self._of.values()]
-        self._places_ND = np.array([self._place(curve.params, recording.trial) for curve in firsts])
+        self.places_ND = np.array([self._place(curve.params, recording.trial) for curve in firsts])
 
     @property
     def configurations(self) -> int:
@@ -132,7 +135,7 @@ class Curves:
         """
         number = self._same.get(settings_key(params))
         if number is None:
-            distance_N = np.square(self._places_ND - self._place(params, config)).sum(axis=1)
+            distance_N = np.square(self.places_ND - self._place(params, config)).sum(axis=1)
             number = self._numbers[int(np.argmin(distance_N))]
         seeds = self._of[number]
         return seeds[seed] if seed in seeds else list(seeds.values())[seed % len(seeds)]
