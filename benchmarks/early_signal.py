@@ -1,8 +1,8 @@
 """How much do the first epochs tell of the last? On recorded curves, the area under the curve of two rankings.
 
-Who is good: the tenth of the configurations on the best fronts at the last epoch. Ranked at an epoch by the fronts of the
-objectives there, as `pareto_asha` does, and by the fronts that a ridge regression predicts for the last epoch from all
-metrics so far and the settings, after so many whole trials. 0.5 is chance.
+Who is good: the tenth of the configurations on the best fronts at the last epoch. Ranked at an epoch by the fronts of
+the objectives there, as `pareto_asha` does, and by the fronts that a ridge regression predicts for the last epoch from
+all metrics so far and the settings, after so many whole trials. 0.5 is chance.
 
     python benchmarks/early_signal.py [--curves FILE] [--seed 0]
 """
