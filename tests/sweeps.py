@@ -49,6 +49,25 @@ def write_info(folder: Path, *, name: str, benchmark: str) -> None:
     (folder / "sweep.json").write_text(info.model_dump_json(), encoding="utf-8")
 
 
+def info_of(sweep: SweepConfig, **changes: Any) -> SweepInfo:
+    """What `sweep.json` says of a sweep, with digests that nobody has computed."""
+    info = {
+        "name": sweep.name,
+        "benchmark": sweep.trial.benchmark.name,
+        "config": sweep.model_dump(mode="json"),
+        "objectives": dict(sweep.objectives),
+        "reference_point": sweep.worst(),
+        "fingerprint": "f" * 16,
+        "data": "data",
+        "model": "model",
+        "tracking_uri": "",
+        "git_commit": None,
+        "versions": {},
+        "created": 0.0,
+    }
+    return SweepInfo(**(info | changes))
+
+
 def told(table: str) -> list[tuple[str, list[str]]]:
     """Cases of bad input: a file's contents, and the indented lines that are said of them."""
     cases: list[tuple[str, list[str]]] = []

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 import orchestrator.config
 from orchestrator.cli import EPILOG, app, main
 from orchestrator.config import SweepConfig, load_sweep
-from orchestrator.events import SweepInfo
 from orchestrator.problems import ConfigError, Problem, RunFailed
 from orchestrator.single import load_trial
 from orchestrator.tracking.uri import TrackingError
 from tests.commands import GROUP, PROGRAM, parse_command
+from tests.sweeps import info_of
 from trials.benchmarks import load_benchmark
 from trials.config import TrialConfig
 from trials.presets import PRESETS
@@ -97,19 +97,8 @@ def run_folder(place: Path, sweep: SweepConfig) -> Path:
     data, model = sweep.digests(benchmark)
     folder = place / "runs" / sweep.name
     folder.mkdir(parents=True)
-    info = SweepInfo(
-        name=sweep.name,
-        benchmark="authors",
-        config=sweep.model_dump(mode="json"),
-        objectives=dict(sweep.objectives),
-        reference_point=sweep.worst(),
-        fingerprint=sweep.fingerprint(benchmark),
-        data=data,
-        model=model,
-        tracking_uri="sqlite:///mlflow.db",
-        git_commit=None,
-        versions={},
-        created=0.0,
+    info = info_of(
+        sweep, fingerprint=sweep.fingerprint(benchmark), data=data, model=model, tracking_uri="sqlite:///mlflow.db"
     )
     (folder / "sweep.json").write_text(info.model_dump_json(), encoding="utf-8")
     (folder / "ledger.jsonl").write_text('{"event": "anchor", "name": "target", "metrics": {}}\n')

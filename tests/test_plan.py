@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config import SweepConfig
-from orchestrator.events import Ended, Epoch, Suggested, SweepInfo
+from orchestrator.events import Ended, Epoch, Suggested
 from orchestrator.ledger import Ledger
 from orchestrator.rehearsal.plan import Plan, earlier_sweeps, make_plan, show_plan
+from tests.sweeps import info_of
 from trials.benchmarks import Benchmark, load_benchmark
 
 RAW: dict[str, Any] = {
@@ -69,6 +70,13 @@ def test_rungs_and_epochs_are_those_of_the_example_worked_by_hand(output: Path) 
         ({"trial": {"epochs": 1}}, {1: 12}, 12),
         ({"baselines": [], "budget": {"trials": 1}}, {1: 1, 2: 0.5, 4: 0.25, 8: 0.125}, 1 + 0.5 + 0.5 + 0.5),
         ({"budget": {"trials": 2, "concurrent": 1}}, {1: 2, 2: 2, 4: 2, 8: 2}, 16),
+        # Five in each bracket: 5 * 1 + 2.5 * 1 + 1.25 * 2 + 0.625 * 4; from the second rung on 5 * 2 + 2.5 * 2 + 1.25 * 4.
+        ({"scheduler": {"type": "pareto_asha", "grace_period": 1, "brackets": 2}},
+         {1: 7, 2: 9.5, 4: 5.75, 8: 3.875}, 16 + 12.5 + 20),
+        # Six of the search, four of the ablation to the end: 6 * 1 + 3 * 1 + 1.5 * 2 + 0.75 * 4.
+        ({"phases": [{"trials": 6}, {"sampler": {"type": "ablation"}, "trials": 4}]},
+         {1: 12, 2: 9, 4: 7.5, 8: 6.75}, 48 + 15),
+        ({"budget": {"trials": 12, "epochs": 20}}, {1: 12 * 20 / 41, 2: 140 / 41, 4: 90 / 41, 8: 65 / 41}, 20),
     ],
 )  # fmt: skip
 def test_other_schedules_come_out_as_worked_by_hand(
@@ -99,20 +107,7 @@ def record(output: Path, name: str, benchmark: Benchmark, sweep: SweepConfig, se
     folder = output / name
     folder.mkdir()
     data, model = sweep.digests(benchmark)
-    info = SweepInfo(
-        name=name,
-        benchmark="authors",
-        config=sweep.model_dump(mode="json"),
-        objectives=dict(sweep.objectives),
-        reference_point=sweep.worst(),
-        fingerprint="f" * 16,
-        data=data,
-        model=model,
-        tracking_uri="sqlite:///mlflow.db",
-        git_commit=None,
-        versions={},
-        created=0.0,
-    )
+    info = info_of(sweep, name=name, data=data, model=model)
     (folder / "sweep.json").write_text(info.model_dump_json(), encoding="utf-8")
     ledger = Ledger(folder)
     ledger.append(Suggested(trial_id="00000", number=0, label=None, params={}, config={}, fingerprint="e" * 16, seed=0))

@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config import SweepConfig
-from orchestrator.events import SweepInfo
 from orchestrator.ledger import Ledger
 from orchestrator.problems import ConfigError
 from orchestrator.rehearsal.anytime import RANDOM, Run, epochs_in_words, reached, table_of, volume_by_epoch
@@ -29,7 +28,7 @@ from orchestrator.rehearsal.rehearse import (
     simulate_once,
 )
 from orchestrator.rehearsal.simulator import simulate
-from tests.sweeps import small_sweep
+from tests.sweeps import info_of, small_sweep
 from tests.test_simulator import closed_form
 
 OBJECTIVES = {"forget": "min", "retain": "max"}
@@ -112,20 +111,7 @@ def run_folder(output: Path, sweep: SweepConfig, *, model: str = "model") -> Pat
     for event in simulate(sweep, closed_form, gpus=2).events:
         ledger.append(event)
     ledger.close()
-    info = SweepInfo(
-        name=sweep.name,
-        benchmark="authors",
-        config=sweep.model_dump(mode="json"),
-        objectives=dict(sweep.objectives),
-        reference_point=sweep.worst(),
-        fingerprint="f" * 16,
-        data="data",
-        model=model,
-        tracking_uri="",
-        git_commit=None,
-        versions={},
-        created=0.0,
-    )
+    info = info_of(sweep, model=model)
     (folder / "sweep.json").write_text(info.model_dump_json(), encoding="utf-8")
     return folder
 
