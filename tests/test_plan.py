@@ -70,7 +70,7 @@ def test_rungs_and_epochs_are_those_of_the_example_worked_by_hand(output: Path) 
         ({"trial": {"epochs": 1}}, {1: 12}, 12),
         ({"baselines": [], "budget": {"trials": 1}}, {1: 1, 2: 0.5, 4: 0.25, 8: 0.125}, 1 + 0.5 + 0.5 + 0.5),
         ({"budget": {"trials": 2, "concurrent": 1}}, {1: 2, 2: 2, 4: 2, 8: 2}, 16),
-        # Five in each bracket: 5 * 1 + 2.5 * 1 + 1.25 * 2 + 0.625 * 4; from the second rung on 5 * 2 + 2.5 * 2 + 1.25 * 4.
+        # Five in each: 5 * 1 + 2.5 * 1 + 1.25 * 2 + 0.625 * 4; from the second rung on 5 * 2 + 2.5 * 2 + 1.25 * 4.
         ({"scheduler": {"type": "pareto_asha", "grace_period": 1, "brackets": 2}},
          {1: 7, 2: 9.5, 4: 5.75, 8: 3.875}, 16 + 12.5 + 20),
         # Six of the search, four of the ablation to the end: 6 * 1 + 3 * 1 + 1.5 * 2 + 0.75 * 4.
