@@ -115,18 +115,28 @@ def test_the_cost_is_told_by_what_it_was_for(run: Run) -> None:
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [
-        ([(0.01, 0.05)], "Yes: npo_ou is on the front."),
+        ([(0.01, 0.05)], "Yes: npo_ou (F 0.01 and R 0.05) is on the front."),
+        (
+            [(0.01, 0.05), (0.97, 0.99)],
+            "Yes: npo_ou (F 0.01 and R 0.05) and wga (F 0.97 and R 0.99) are on the front, of 2 that ran to the full "
+            "budget. But wga has forgotten next to nothing: a model",
+        ),
         ([(0.5, 0.5)], "No: npo_ou is not on the front. It reaches"),
         ([(0.21, 0.79)], "Nearly: npo_ou is not on the front."),
-        ([(0.01, 0.05), (0.5, 0.5)], "In part: npo_ou is on the front, of 2 that ran to the full budget. The farthest"),
+        (
+            [(0.01, 0.05), (0.5, 0.5)],
+            "In part: npo_ou (F 0.01 and R 0.05) is on the front, of 2 that ran to the full budget. The farthest",
+        ),
         ([(0.7, 0.4), (0.5, 0.5)], "No: none of the 2 that ran to the full budget is on the front. The nearest, wga, "),
     ],
 )
 def test_the_verdict_on_published_settings(run: Run, values: list[tuple[float, float]], verdict: str) -> None:
+    run.anchor("target", 1.0, 1.0)
     front(run)
     for label, (forget, retain) in zip(("npo_ou", "wga"), values, strict=False):
         run.trial(forget, retain, label=label, origin="baseline")
-    assert answers(run)[QUESTIONS[3]].startswith(verdict)
+    said = answers(run)[QUESTIONS[3]].replace(FORGET, "F").replace(RETAIN, "R")
+    assert said.startswith(verdict)
 
 
 def test_by_how_much_the_recommended_setting_is_better_than_the_nearest_published_one(run: Run) -> None:
@@ -167,6 +177,7 @@ def test_an_ablation_is_a_table_of_differences_by_seed(run: Run) -> None:
     (title,) = [line for line in _titles(run) if line.startswith("Ablation")]
     lines = run.section(title)
     assert any(line.startswith("| optim.lr = 1 | 3 |") and "0.2" in line and "3 of 3" in line for line in lines)
+    assert any(line.startswith("The base is trial 00003: criterion uniform. Differences to base") for line in lines)
 
 
 def _titles(run: Run) -> list[str]:

@@ -50,6 +50,15 @@ def test_the_interval_of_a_difference_is_welchs() -> None:
     assert difference_interval(ones, others) == pytest.approx((expected.low, expected.high))
 
 
+def test_an_interval_of_seeds_ends_where_the_metric_does() -> None:
+    sweep = Sweep()
+    point = sweep.trial(0.0, 0.98)
+    sweep.seeds(point, (0.0, 0.97), (0.01, 1.0))
+    (found,) = confirmed(sweep.summary)
+    assert (found.low[FORGET], found.high[RETAIN]) == (0.0, 1.0)
+    assert found.high[FORGET] == pytest.approx(t_interval([0.0, 0.01])[2])
+
+
 # -- confirmed points --------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from orchestrator.report.document import Block, Estimate, Heading, Paragraph, Strong, number
 from orchestrator.report.phrasing import ORIGINS, STRENGTHS, count, duration, enumerated, setting_words, share, some
-from orchestrator.results.choices import Choice, Published
+from orchestrator.results.choices import LOSS, Choice, Published, sides
 from orchestrator.results.evidence import Confirmed
 from orchestrator.results.findings import Findings
 from orchestrator.results.front import Summary, settings_of
@@ -205,23 +205,44 @@ def _good(each: Published) -> bool:
 
 
 def _verdict(good: list[Published], behind: list[Published], found: Findings) -> str:
-    objectives = found.summary.info.objectives
     front = "front of the means over seeds" if found.confirmed else "front"
-    labels = some([str(each.suggested.label) for each in good])
+    labels = some([f"{each.suggested.label} ({_reached(each, found)})" for each in good])
     ran = len(good) + len(behind)
     if good:
         word = "Yes" if not behind else "In part"
         of = f", of {ran} that ran to the full budget" if ran > 1 else ""
-        return f"{word}: {labels} {'is' if len(good) == 1 else 'are'} on the {front}{of}."
+        return f"{word}: {labels} {'is' if len(good) == 1 else 'are'} on the {front}{of}.{_hardly(good, found)}"
     nearest = behind[0]
     name = str(nearest.suggested.label)
-    values = nearest.confirmed.mean if nearest.confirmed else (nearest.record.metrics if nearest.record else {})
-    reached = enumerated([f"{objective} {number(values[objective])}" for objective in objectives])
+    reached = _reached(nearest, found)
     who = f"{name} is not" if ran == 1 else f"none of the {ran} that ran to the full budget is"
     best = f"It reaches {reached}" if ran == 1 else f"The nearest, {name}, reaches {reached}"
     close = (nearest.distance or 0.0) <= _CLOSE
     noise = " With one seed each, that may be noise." if close and nearest.confirmed is None else ""
     return f"{'Nearly' if close else 'No'}: {who} on the {front}. {best}, and is {_lacking(nearest)}.{noise}"
+
+
+def _values(each: Published) -> Mapping[str, float]:
+    """What its seeds gave on average, or its one seed."""
+    return each.confirmed.mean if each.confirmed else (each.record.metrics if each.record else {})
+
+
+def _reached(each: Published, found: Findings) -> str:
+    values = _values(each)
+    return enumerated([f"{name} {number(values[name])}" for name in found.summary.info.objectives])
+
+
+def _hardly(good: list[Published], found: Findings) -> str:
+    """Who of those on the front is there because next to nothing was unlearned: the target model itself would be."""
+    name = sides(found.summary.info.objectives).forgetting
+    target = found.summary.anchors.get("target", {}).get(name)
+    if target is None or found.summary.info.objectives[name] != "min":
+        return ""
+    same = [str(each.suggested.label) for each in good if _values(each)[name] >= (1 - LOSS) * target]
+    if not same:
+        return ""
+    verb = "has" if len(same) == 1 else "have"
+    return f" But {some(same)} {verb} forgotten next to nothing: a model that was left as it is would be there too."
 
 
 def _lacking(each: Published) -> str:

@@ -148,8 +148,9 @@ def window(points: Sequence[Point]) -> list[tuple[float, float]] | None:
         whole, span = max(all_values) - min(all_values), max(front) - min(front)
         if whole == 0 or span > _CORNER * whole:
             return None
-        margin = max(0.25 * span, 0.04 * whole)
-        found.append((min(front) - margin, max(front) + margin))
+        margin, edge = max(0.25 * span, 0.04 * whole), 0.01 * whole  # beyond what was reached there is nothing to see
+        low, high = min(all_values) - edge, max(all_values) + edge
+        found.append((max(min(front) - margin, low), min(max(front) + margin, high)))
     return found
 
 

@@ -169,7 +169,7 @@ def _front_words(summary: Summary) -> str:
     if left_out > 0:
         said += f" {left_out} more reached the full budget without all objectives and cannot be compared."
     if summary.violators:
-        said += f" {len(summary.violators)} more miss a constraint."
+        said += f" {count(len(summary.violators), 'other misses', 'others miss')} a constraint."
     return said
 
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from orchestrator.report.document import Block, Cell, Estimate, Facts, Heading, Paragraph, Picture, Table, number
 from orchestrator.report.drawing import Plot
 from orchestrator.report.parameter_figures import MOST, axes_of
-from orchestrator.report.phrasing import ORIGINS, count, duration, enumerated, reference, share, some
+from orchestrator.report.phrasing import ORIGINS, count, duration, enumerated, reference, setting_words, share, some
 from orchestrator.results.effects import AblationTable, Delta
 from orchestrator.results.findings import Findings
+from orchestrator.results.front import settings_of
 
 Plots = Mapping[str, Plot]
 
@@ -37,7 +38,7 @@ def ablations(found: Findings) -> list[Block]:
         name = "ablation" if len(found.ablations) == 1 else f"ablation_{place}"
         blocks += [
             Heading(f"Ablation: {_DESIGNS.get(table.design, table.design)}"),
-            Paragraph((_ablation_words(table, objectives),)),
+            Paragraph((f"{_base(table, found)}{_ablation_words(table, objectives)}",)),
             _designs(table, objectives, name),
         ]
         others = [metric for metric in table.metrics if metric not in objectives]
@@ -49,6 +50,22 @@ def ablations(found: Findings) -> list[Block]:
             blocks.append(Paragraph(("Main effects: mean of all with a value, minus the mean of all.",)))
             blocks.append(_main_effects(table, f"{name}_effects"))
     return blocks
+
+
+def _base(table: AblationTable, found: Findings) -> str:
+    """Which trial the others are compared with, and what it is now that all is known."""
+    runs = next(row.runs for row in table.rows if row.design == table.base)
+    first = next((run for run in runs if run.of is None), None)
+    if first is None or table.base != "base":
+        return ""
+    summary = found.summary
+    settings = settings_of(first, summary.suggested[first.trial_id], summary.info.config.get("trial", {}))
+    words = setting_words(settings) or "all settings as in the sweep's own trial"
+    knee = found.knee
+    now = ""
+    if first.origin == "search" and knee is not None and knee.trial_id != first.trial_id:
+        now = f" It was the knee when the ablation began; with all seeds, that is trial {knee.trial_id}."
+    return f"The base is trial {first.trial_id}: {words}.{now} "
 
 
 def _ablation_words(table: AblationTable, objectives: list[str]) -> str:

@@ -27,6 +27,7 @@ from orchestrator.events import Record
 from orchestrator.pareto import Floats
 from orchestrator.results.front import Objectives, Summary, has_all, repeats
 from orchestrator.results.intervals import t_interval
+from trials.registry import METRICS
 
 DRAWS = 4000
 _NEAR = 100
@@ -43,7 +44,8 @@ class Confirmed:
         failed: Its other seeds, which diverged or failed.
         kind: `fresh`: seeds of the confirmation, without that of `record`; `all`: every seed, `record` too.
         mean: Objective -> mean over `runs`.
-        low: Objective -> lower end of the 95 % interval of the mean: Student's t, own variance, seeds - 1 degrees.
+        low: Objective -> lower end of the 95 % interval of the mean: Student's t, own variance, seeds - 1 degrees; cut
+            at the ends of the metric's range.
         high: Objective -> its upper end.
         luck: Objective -> value of `record` minus the mean of the other seeds, in the units and sense of the metric.
         missed: How many of `runs` miss a constraint of the sweep.
@@ -110,7 +112,7 @@ def confirmed(summary: Summary) -> list[Confirmed]:
 def _point(
     record: Record, runs: list[Record], kind: Literal["fresh", "all"], others: int, objectives: Objectives
 ) -> Confirmed:
-    intervals = {name: t_interval([run.metrics[name] for run in runs]) for name in objectives}
+    intervals = {name: _within(name, t_interval([run.metrics[name] for run in runs])) for name in objectives}
     apart = [run for run in runs if run is not record]
     return Confirmed(
         record=record,
@@ -124,6 +126,13 @@ def _point(
         missed=sum(bool(run.violations) for run in runs),
         probability=0.0,
     )
+
+
+def _within(objective: str, interval: tuple[float, float, float]) -> tuple[float, float, float]:
+    """An interval of a mean without what the metric cannot be: a share has no mean below 0."""
+    metric = METRICS.get(objective)
+    mean, low, high = interval
+    return interval if metric is None else (mean, max(low, metric.low), min(high, metric.high))
 
 
 def confirmed_front(points: Sequence[Confirmed]) -> list[Confirmed]:
