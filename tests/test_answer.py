@@ -89,7 +89,7 @@ def test_fresh_seeds_give_an_interval_a_probability_and_who_cannot_be_told_apart
     seeds(run, "00000", (0.05, 0.1), (0.06, 0.11))
     sure = answers(run)[QUESTIONS[1]]
     assert sure.startswith(f"3 fresh seeds of it gave {FORGET} 0.220 (0.170 to 0.270)")
-    assert "none of the 2 others with several seeds is better in every objective" in sure
+    assert "none of the 2 others that ran with fresh seeds is better in every objective" in sure
     assert "cannot be told apart" not in sure
     assert "Means with 95 % intervals" in " ".join(run.section("The front with fresh seeds"))
 
@@ -99,6 +99,20 @@ def test_an_over_forgotten_recommendation_is_called_so(run: Run) -> None:
     front(run, forget__nll=3.0)
     assert "Mind that it is over-forgotten" in answers(run)[QUESTIONS[0]]
     assert any("00001 (knee, over-forgotten)" in line for line in run.section("Front"))
+
+
+def test_other_metrics_of_the_forget_set_stand_beside_the_retain_models(run: Run) -> None:
+    run.anchor("retain", 0.1, 0.9, forget__nll=2.0, forget__probability=0.01)
+    front(run, forget__nll=1.5, forget__probability=0.2)
+    said = "in brackets the retain model's: forget.nll 1.5 (2) and forget.probability 0.2 (0.01)."
+    assert f"Other metrics of the forget set, {said}" in answers(run)[QUESTIONS[0]]
+
+
+def test_a_search_whose_front_came_late_is_not_called_settled(run: Run) -> None:
+    for trial in range(20):
+        run.trial(0.9 - trial / 100, 0.5 + trial / 100)
+    assert "The front was still growing: the last fifth" in answers(run)[QUESTIONS[1]]
+    assert "found 1 of the 1 trials of the front" in answers(run)[QUESTIONS[1]]
 
 
 def test_the_cost_is_told_by_what_it_was_for(run: Run) -> None:
@@ -115,19 +129,21 @@ def test_the_cost_is_told_by_what_it_was_for(run: Run) -> None:
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [
-        ([(0.01, 0.05)], "Yes: npo_ou (F 0.01 and R 0.05) is on the front."),
+        ([(0.01, 0.05)], "Yes. On the front: npo_ou (F 0.01 and R 0.05)."),
         (
             [(0.01, 0.05), (0.97, 0.99)],
-            "Yes: npo_ou (F 0.01 and R 0.05) and wga (F 0.97 and R 0.99) are on the front, of 2 that ran to the full "
-            "budget. But wga has forgotten next to nothing: a model",
+            "In part. On the front: npo_ou (F 0.01 and R 0.05); forgot next to nothing: wga (F 0.97 and R 0.99).",
         ),
-        ([(0.5, 0.5)], "No: npo_ou is not on the front. It reaches"),
-        ([(0.21, 0.79)], "Nearly: npo_ou is not on the front."),
+        ([(0.5, 0.5)], "No. Behind the front: npo_ou (F 0.5 and R 0.5, 44% behind). The shares are of the way from"),
+        ([(0.21, 0.79)], "Nearly. Near the front: npo_ou (F 0.21 and R 0.79, 2% behind). With one seed each, that may"),
         (
             [(0.01, 0.05), (0.5, 0.5)],
-            "In part: npo_ou (F 0.01 and R 0.05) is on the front, of 2 that ran to the full budget. The farthest",
+            "In part. On the front: npo_ou (F 0.01 and R 0.05); behind the front: wga (F 0.5 and R 0.5, 44% behind).",
         ),
-        ([(0.7, 0.4), (0.5, 0.5)], "No: none of the 2 that ran to the full budget is on the front. The nearest, wga, "),
+        (
+            [(0.7, 0.4), (0.5, 0.5)],
+            "No. Behind the front: wga (F 0.5 and R 0.5, 44% behind) and npo_ou (F 0.7 and R 0.4, 57% behind). The",
+        ),
     ],
 )
 def test_the_verdict_on_published_settings(run: Run, values: list[tuple[float, float]], verdict: str) -> None:
@@ -156,7 +172,7 @@ def test_a_published_setting_that_misses_a_constraint_is_told_and_listed_with_by
     front(run)
     run.trial(0.01, 0.1, label="npo_ou", origin="baseline", violations={f"{RETAIN} >= 0.4": 0.3})
     run.trial(0.5, 0.5, label="wga", origin="baseline")
-    assert "npo_ou misses a constraint." in answers(run)[QUESTIONS[3]]
+    assert "; missed a constraint: npo_ou." in answers(run)[QUESTIONS[3]]
     assert any(line.startswith("| 00003 | npo_ou | 0.3 |") for line in run.section("Constraints"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.results.choices import Sides, choices, distance, published, recommended, sides
+from orchestrator.results.choices import Sides, at_ends, choices, distance, published, recommended, sides
 from tests.summaries import FORGET, RETAIN, Sweep
 
 # -- choices -----------------------------------------------------------------------------------------------------------
@@ -132,7 +132,32 @@ def test_a_published_setting_on_the_front_is_at_distance_zero() -> None:
     sweep.trial(0.5, 0.8)
     (wga,) = published(sweep.summary)
     assert (wga.on_front, wga.distance, wga.dominators) == (True, 0.0, [])
-    assert distance(sweep.summary.front[0], sweep.summary) == 0.0
+
+
+def test_a_published_setting_with_seeds_is_placed_among_the_means() -> None:
+    sweep = Sweep()
+    wga = sweep.trial(0.1, 0.9, label="wga")  # on the front of single seeds, by luck
+    other = sweep.trial(0.2, 0.8)
+    sweep.trial(0.0, 0.95)  # better than both, and nobody ran it again: it says nothing of means
+    sweep.seeds(wga, (0.4, 0.6), (0.4, 0.6))
+    sweep.seeds(other, (0.2, 0.8), (0.2, 0.8))
+    (found,) = published(sweep.summary)
+    assert [dominator.record.trial_id for dominator in found.dominators] == [other]
+    assert found.dominators[0].gain == pytest.approx({FORGET: 0.2, RETAIN: 0.2})
+    # From the best of the means (0.2 and 0.8) to the reference point (1 and 0).
+    assert found.distance == pytest.approx(
+        distance({FORGET: 0.4, RETAIN: 0.6}, [{FORGET: 0.2, RETAIN: 0.8}], sweep.summary.info)
+    )
+    assert found.distance == pytest.approx(((0.2 / 0.8) ** 2 * 2) ** 0.5)
+    assert found.on_front is False
+
+
+@pytest.mark.parametrize(("rate", "end"), [(9.9e-4, 1e-3), (1.01e-4, 1e-4), (5e-4, None)])
+def test_a_value_at_the_end_of_its_range_is_told(rate: float, end: float | None) -> None:
+    space = {"optim.lr": {"float": [1e-4, 1e-3], "log": True}, "loss.granularity": {"choice": ["token", "batch"]}}
+    sweep = Sweep(space=space)
+    sweep.trial(0.1, 0.6, params={"optim.lr": rate, "loss.granularity": "token"})
+    assert at_ends(sweep.summary.records[0], sweep.summary) == ([] if end is None else [("optim.lr", end)])
 
 
 def test_with_seeds_it_is_told_how_sure_it_is_that_the_knee_beats_a_published_setting() -> None:

@@ -76,8 +76,11 @@ def over_forgetting(summary: Summary) -> list[Block]:
             if nll
             else "below a model that never saw the forget set nothing can be told from noise"
         )
-        none = f"No trial of the front lies {side} {gold}."
-        found.append(Paragraph((f"Trials of the front {side} {gold}: {beyond} ({meaning})." if beyond else none,)))
+        said = f"Trials of the front {side} {gold}: {beyond or 'none'} ({meaning})."
+        others = [r.trial_id for r in summary.candidates if nll and r.label and r.metrics.get(name, 0) > retain[name]]
+        if rest := [trial_id for trial_id in others if trial_id not in {r.trial_id for r in summary.front}]:
+            said += f" Of the published settings: {some(rest)}."
+        found.append(Paragraph((said,)))
     return [Heading("Over-forgetting"), *found] if found else []
 
 

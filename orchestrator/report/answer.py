@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from orchestrator.report.document import Block, Estimate, Heading, Paragraph, Strong, number
 from orchestrator.report.phrasing import ORIGINS, STRENGTHS, count, duration, enumerated, setting_words, share, some
-from orchestrator.results.choices import LOSS, Choice, Published, sides
+from orchestrator.results.choices import LOSS, Choice, Published, at_ends, sides
 from orchestrator.results.evidence import Confirmed
 from orchestrator.results.findings import Findings
 from orchestrator.results.front import Summary, settings_of
@@ -54,6 +54,11 @@ def _which(found: Findings) -> list[str]:
         said.append(
             "Mind that it is over-forgotten: the forget set is less likely to it than to a model that never saw it."
         )
+    said += _beside_retain(knee, summary)
+    said += [
+        f"{path} lies at the end of its searched range ({number(end)}): a better value may lie beyond."
+        for path, end in at_ends(knee.record, summary)
+    ]
     others = [_alternative(choice, found) for choice in found.choices[1:] if choice.same_as is None]
     return said + others
 
@@ -69,6 +74,17 @@ def _reaches(choice: Choice, summary: Summary) -> str:
         parts.append(f"{name} {number(choice.values[name])}{beside}")
     seeds = "on average over its seeds" if choice.confirmed else "with one seed"
     return f"It reaches {enumerated(parts)}, {seeds}."
+
+
+def _beside_retain(knee: Choice, summary: Summary) -> list[str]:
+    """What else is known of the forget set, beside a model that never saw it: one metric does not say it has gone."""
+    retain, runs = summary.anchors.get("retain", {}), knee.confirmed.runs if knee.confirmed else [knee.record]
+    parts = []
+    for name in retain:
+        values = [run.metrics[name] for run in runs if name in run.metrics]
+        if name.startswith("forget.") and name not in summary.info.objectives and values:
+            parts.append(f"{name} {number(sum(values) / len(values))} ({number(retain[name])})")
+    return [f"Other metrics of the forget set, in brackets the retain model's: {some(parts, 4)}."] if parts else []
 
 
 def _alternative(choice: Choice, found: Findings) -> str:
@@ -118,9 +134,8 @@ def _seeds(knee: Confirmed, found: Findings) -> list[str]:
         return said
     rest = "the other" if len(others) == 1 else f"none of the {len(others)} others"
     verb = "is not better" if len(others) == 1 else "is better"
-    said.append(
-        f"With a probability of {share(knee.probability)}, {rest} with several seeds {verb} in every objective."
-    )
+    who = "that ran with fresh seeds" if knee.kind == "fresh" else "with several seeds"
+    said.append(f"With a probability of {share(knee.probability)}, {rest} {who} {verb} in every objective.")
     alike = [point.trial_id for point in others if _overlap(knee, point, objectives)]
     if alike:
         cannot = "cannot be told apart from it" if len(alike) > 1 else "cannot be told apart from it either"
@@ -136,15 +151,19 @@ def _settled(found: Findings) -> str:
     """Whether the search was still finding better trials when it ended."""
     spent, volumes = found.volume
     own = zip(found.summary.records, found.summary.spent, strict=True)
-    end = max((epochs for record, epochs in own if record.origin in ("baseline", "search")), default=0)
+    ends = {record.trial_id: epochs for record, epochs in own if record.origin in ("baseline", "search")}
+    end = max(ends.values(), default=0)
     before = max((v for s, v in zip(spent, volumes, strict=True) if s <= 0.8 * end), default=0.0)
     after = max((v for s, v in zip(spent, volumes, strict=True) if s <= end), default=0.0)
     if after <= 0:
         return "No trial is better than the reference point in every objective."
     added = share(after - before, after) if after > before else "nothing"
-    if after - before > _SETTLED * after:
-        return f"The front was still growing: the last fifth of the search added {added} to its hypervolume."
-    return f"A longer search would hardly help: the last fifth of it added {added} to the hypervolume of the front."
+    new = [record for record in found.summary.front if ends.get(record.trial_id, 0) > 0.8 * end]
+    late = f", and found {len(new)} of the {len(found.summary.front)} trials of the front" if new else ""
+    added = f"the last fifth of the search added {added} to its hypervolume{late}"
+    if after - before > _SETTLED * after or 2 * len(new) > len(found.summary.front):
+        return f"The front was still growing: {added}."
+    return f"A longer search would hardly help: {added}."
 
 
 # -- what it cost ------------------------------------------------------------------------------------------------------
@@ -182,76 +201,60 @@ def _published(found: Findings) -> list[str]:
     if not ran:
         none = "the one that was tried has not" if total == 1 else f"none of the {total} that were tried has"
         return [f"Not known: {none} reached the full budget within the constraints."]
-    good = [each for each in ran if _good(each)]
-    behind = sorted((each for each in ran if not _good(each)), key=lambda each: each.distance or 0.0)
-    said = [_verdict(good, behind, found)]
-    if behind and not good:
-        said += _by_knee(behind[0], found)
-    elif behind:
-        worst = behind[-1]
-        said.append(f"The farthest from it, {worst.suggested.label}, is {_lacking(worst)}.")
-    missed = [str(each.suggested.label) for each in found.published if each.record and each.record.violations]
-    if missed:
-        said.append(f"{some(missed)} {'misses' if len(missed) == 1 else 'miss'} a constraint.")
-    if total > len(ran) + len(missed):
-        others = count(total - len(ran) - len(missed), "other", "others")
-        said.append(f"{others} did not run to the full budget with all objectives.")
-    return said
+    groups: dict[str, list[Published]] = {}
+    for each in sorted(found.published, key=lambda each: each.distance or 0.0):
+        groups.setdefault(_group(each, found), []).append(each)
+    good, near = groups.get(_ON, []), groups.get(_NEAR, [])
+    word = "Yes" if len(good) == total else "In part" if good else "Nearly" if near else "No"
+    told = {group: some([_told(each, found) for each in own]) for group, own in groups.items()}
+    clauses = [f"{group}: {told[group]}" for group in _GROUPS if group in told]
+    means = " By the means over seeds," if any(each.confirmed for each in ran) else ""
+    text = "; ".join(clauses)
+    said = [f"{word}.{means} {text if means else text[0].upper() + text[1:]}."]
+    if any(each.confirmed is None for each in near):
+        said.append("With one seed each, that may be noise.")
+    if behind := [*near, *groups.get(_BEHIND, [])]:
+        said.append("The shares are of the way from the best of the front to the reference point.")
+    return said + (_by_knee(behind[0], found) if behind and not good else [])
 
 
-def _good(each: Published) -> bool:
-    """Whether it is on the front; on that of several seeds where there are any."""
-    return each.confirmed.probability >= 0.5 if each.confirmed else each.on_front
+_ON, _NEAR, _BEHIND, _HARDLY = "on the front", "near the front", "behind the front", "forgot next to nothing"
+_MISSED, _LOST = "missed a constraint", "did not run to the full budget with all objectives"
+_GROUPS = (_ON, _NEAR, _BEHIND, _HARDLY, _MISSED, _LOST)
 
 
-def _verdict(good: list[Published], behind: list[Published], found: Findings) -> str:
-    front = "front of the means over seeds" if found.confirmed else "front"
-    labels = some([f"{each.suggested.label} ({_reached(each, found)})" for each in good])
-    ran = len(good) + len(behind)
-    if good:
-        word = "Yes" if not behind else "In part"
-        of = f", of {ran} that ran to the full budget" if ran > 1 else ""
-        return f"{word}: {labels} {'is' if len(good) == 1 else 'are'} on the {front}{of}.{_hardly(good, found)}"
-    nearest = behind[0]
-    name = str(nearest.suggested.label)
-    reached = _reached(nearest, found)
-    who = f"{name} is not" if ran == 1 else f"none of the {ran} that ran to the full budget is"
-    best = f"It reaches {reached}" if ran == 1 else f"The nearest, {name}, reaches {reached}"
-    close = (nearest.distance or 0.0) <= _CLOSE
-    noise = " With one seed each, that may be noise." if close and nearest.confirmed is None else ""
-    return f"{'Nearly' if close else 'No'}: {who} on the {front}. {best}, and is {_lacking(nearest)}.{noise}"
+def _group(each: Published, found: Findings) -> str:
+    """Which of the groups a published setting belongs to.
+
+    Who has hardly forgotten is a group of its own: the model that was left as it is would be on the front too.
+    """
+    if not each.candidate:
+        return _MISSED if each.record and each.record.violations else _LOST
+    objectives = found.summary.info.objectives
+    name = sides(objectives).forgetting
+    target = found.summary.anchors.get("target", {}).get(name)
+    if target is not None and objectives[name] == "min" and _values(each)[name] >= (1 - LOSS) * target:
+        return _HARDLY
+    likely = each.confirmed.probability >= 0.5 if each.confirmed else each.on_front
+    return _ON if likely else _NEAR if (each.distance or 0.0) <= _CLOSE else _BEHIND
+
+
+def _told(each: Published, found: Findings) -> str:
+    """Its name, what it reaches, and how far that is from the front."""
+    if not each.record or not each.candidate:
+        return str(each.suggested.label)
+    said = [enumerated([f"{name} {number(_values(each)[name])}" for name in found.summary.info.objectives])]
+    if each.confirmed and not each.distance:
+        said.append(f"there with a probability of {share(each.confirmed.probability)}")
+    elif each.distance:
+        said.append(f"{share(each.distance)} behind")
+    said += ["over-forgotten"] * (each.record.trial_id in found.over_forgotten)
+    return f"{each.suggested.label} ({', '.join(said)})"
 
 
 def _values(each: Published) -> Mapping[str, float]:
     """What its seeds gave on average, or its one seed."""
     return each.confirmed.mean if each.confirmed else (each.record.metrics if each.record else {})
-
-
-def _reached(each: Published, found: Findings) -> str:
-    values = _values(each)
-    return enumerated([f"{name} {number(values[name])}" for name in found.summary.info.objectives])
-
-
-def _hardly(good: list[Published], found: Findings) -> str:
-    """Who of those on the front is there because next to nothing was unlearned: the target model itself would be."""
-    name = sides(found.summary.info.objectives).forgetting
-    target = found.summary.anchors.get("target", {}).get(name)
-    if target is None or found.summary.info.objectives[name] != "min":
-        return ""
-    same = [str(each.suggested.label) for each in good if _values(each)[name] >= (1 - LOSS) * target]
-    if not same:
-        return ""
-    verb = "has" if len(same) == 1 else "have"
-    return f" But {some(same)} {verb} forgotten next to nothing: a model that was left as it is would be there too."
-
-
-def _lacking(each: Published) -> str:
-    """How far it is from the front."""
-    if not each.distance:
-        chance = share(each.confirmed.probability) if each.confirmed else "0%"
-        return f"on the front of single seeds, but on that of their means with a probability of {chance} only"
-    behind = share(each.distance)
-    return f"behind the front by {behind} of the way from the best of the front to the reference point"
 
 
 def _by_knee(each: Published, found: Findings) -> list[str]:

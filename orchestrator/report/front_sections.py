@@ -25,6 +25,7 @@ from orchestrator.report.phrasing import (
     listed,
     reference,
     set_lines,
+    setting_words,
     share,
     some,
     value_cell,
@@ -153,6 +154,8 @@ def front(found: Findings) -> list[Block]:
     said = [_front_words(summary)]
     if shown:
         said.append(f"The table shows the first {shown}; front.csv has all.")
+    if found.confirmed:
+        said.append("The knee is that of the means over seeds, in the table before this one.")
     title = "The front of the search" if found.confirmed else "Front"
     return [Heading(title), Paragraph((" ".join(said),)), Table(header, rows, name="front", shown=shown)]
 
@@ -161,8 +164,8 @@ def _front_words(summary: Summary) -> str:
     candidates = len(summary.candidates)
     said = (
         f"{count(len(summary.front), 'trial is', 'trials are')} non-dominated among the {candidates} "
-        "full-budget trials of this sweep, one seed each. Neighbours on the front may differ "
-        "by seed noise only."
+        "full-budget trials of this sweep, one seed each, those of ablations included. Neighbours on the front may "
+        "differ by seed noise only."
     )
     points = [record for record in summary.records if record.state == "COMPLETE" and record.of is None]
     left_out = len(points) - candidates - len(summary.violators)
@@ -183,12 +186,13 @@ def published(found: Findings) -> list[Block]:
     rows: list[list[Cell]] = []
     for each in found.published:
         record, label = each.record, each.suggested.label or ""
-        row: list[Cell] = [label, each.suggested.trial_id, record.state if record else "not ended"]
+        row: list[Cell] = [label, each.suggested.trial_id]
         row += [_objective(each, name) for name in objectives]
         row += [_place(each), None if each.distance is None else share(each.distance)]
         if sure:
             row.append(None if each.beaten_by_knee is None else share(each.beaten_by_knee))
-        rows.append([*row, PRESETS[label][1] if label in PRESETS else None])
+        settings = settings_of(record, each.suggested, summary.info.config.get("trial", {})) if record else {}
+        rows.append([*row, setting_words(settings)])
     volume = found.published_volume
     spans = (
         f"Against the reference point {reference(summary)}, the published settings alone span a hypervolume of "
@@ -197,13 +201,22 @@ def published(found: Findings) -> list[Block]:
         else ""
     )
     said = (
-        f"{spans}Behind the front: how much worse a setting is than the nearest trial of the front, as a share of the "
-        "way from the best of the front to the reference point. Each setting was run with this sweep's benchmark, "
-        "model and epochs, which need not be those of its publication."
+        f"{spans}Place and distance are by the means where a setting has several seeds, among all that have; else by "
+        "single seeds. Behind the front: how much worse a setting is than the nearest of the front, as a share of the "
+        "way from the best of the front to the reference point. A published setting is a loss: it was run with this "
+        "sweep's benchmark, model, learning rate, batch size and epochs, which need not be those of its publication."
     )
-    header = ["setting", "trial", "state", *objectives, "place", "behind the front"]
-    header += [*(["the knee is better in everything"] if sure else []), "source"]
-    return [Heading("Published settings"), Table(header, rows, name="published"), Paragraph((said,))]
+    header = ["setting", "trial", *objectives, "place", "behind the front"]
+    header += [*(["the knee is better in everything"] if sure else []), "what differs from the sweep's own trial"]
+    sources = [
+        f"{label}: {PRESETS[label][1]}." for each in found.published if (label := each.suggested.label or "") in PRESETS
+    ]
+    return [
+        Heading("Published settings"),
+        Table(header, rows, name="published"),
+        Paragraph((said,)),
+        Paragraph((" ".join(sources),)),
+    ]
 
 
 def constraints(found: Findings) -> list[Block]:
@@ -247,5 +260,8 @@ def _objective(each: Published, name: str) -> Cell:
 
 def _place(each: Published) -> str:
     if each.record is None or not each.candidate:
-        return "misses a constraint" if each.record and each.record.violations else "not a candidate"
+        states = {"PRUNED": "stopped early", "FAIL": "failed", "COMPLETE": "lacks an objective"}
+        if each.record is None:
+            return "not ended"
+        return "misses a constraint" if each.record.violations else states[each.record.state]
     return "on the front" if each.on_front else f"dominated by {some([d.record.trial_id for d in each.dominators])}"

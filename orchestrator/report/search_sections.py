@@ -63,8 +63,10 @@ def _base(table: AblationTable, found: Findings) -> str:
     words = setting_words(settings) or "all settings as in the sweep's own trial"
     knee = found.knee
     now = ""
-    if first.origin == "search" and knee is not None and knee.trial_id != first.trial_id:
-        now = f" It was the knee when the ablation began; with all seeds, that is trial {knee.trial_id}."
+    if first.origin == "search":
+        now = " Its first seed is that of the search, picked for how it came out."
+        if knee is not None and knee.trial_id != first.trial_id:
+            now += f" It was the knee when the ablation began; with all seeds, that is trial {knee.trial_id}."
     return f"The base is trial {first.trial_id}: {words}.{now} "
 
 
@@ -74,7 +76,10 @@ def _ablation_words(table: AblationTable, objectives: list[str]) -> str:
     said = f"Differences to {table.base}, paired by seed."
     if pairs < 2:
         return f"{said} One seed each: there is no interval, and a difference may be noise." if pairs else said
-    clear = [f"{design} ({metric} {delta.mean:+.3g})" for (design, metric), delta in deltas.items() if _clear(delta)]
+    sizes = sorted(
+        ((key, delta) for key, delta in deltas.items() if _clear(delta)), key=lambda pair: -abs(pair[1].mean)
+    )
+    clear = [f"{design} ({metric} {delta.mean:+.3g})" for (design, metric), delta in sizes]
     found = f"Beyond noise: {some(clear)}." if clear else "None is beyond noise."
     return (
         f"{said} In brackets 95 % intervals (Student's t over seeds), in the last column how many seeds agree in sign. "
@@ -131,10 +136,10 @@ def methods(found: Findings, plots: Plots) -> list[Block]:
         f"The hypervolume that each method reaches if it may spend {found.methods.budget} epochs, as many as the "
         "searched method with the fewest: mean over random orders of its trials, in brackets what 95 % of the orders "
         "give. It is an interval of the order of trials, not of seeds. A published setting is one trial and spent only "
-        "its own epochs."
+        "its own epochs. Candidates: trials that reached the full budget within the constraints."
     )
     caption = "Hypervolume for as many epochs each. Dots: searched methods; diamonds: published settings, one trial."
-    header = ["method", "kind", "trials", "epochs", "full budget", "hypervolume of all", "at equal epochs"]
+    header = ["method", "kind", "trials", "epochs", "candidates", "hypervolume of all", "at equal epochs"]
     return [
         Heading("Methods at equal cost"),
         Paragraph((said,)),

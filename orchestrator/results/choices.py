@@ -6,19 +6,25 @@ by its one seed each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from orchestrator import pareto
-from orchestrator.events import Record, Suggested
+from orchestrator.events import Record, Suggested, SweepInfo
 from orchestrator.results.evidence import Confirmed, confirmed, confirmed_front, probability_dominated
-from orchestrator.results.front import Objectives, Summary, dominators_of, hypervolume_of
+from orchestrator.results.front import Objectives, Summary, hypervolume_of
+from search_spaces.space import Float, Int, SearchSpace
 
 LOSS = 0.05
 """What the two alternatives may give up or leave, as a share of the target model's own value."""
+
+
+END = 0.02
+"""Part of a searched range that counts as its end."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,22 @@ def recommended(summary: Summary, points: Sequence[Confirmed] | None = None) -> 
     return found[0].record if found else None
 
 
+def at_ends(record: Record, summary: Summary) -> list[tuple[str, float]]:
+    """Searched ranges that a trial is at the end of, within a fiftieth of their length: path, and that end."""
+    config = summary.info.config
+    found = []
+    for parameter in SearchSpace.parse(config.get("space", {}), config.get("trial", {})).parameters:
+        domain, value = parameter.domain, record.params.get(parameter.path)
+        if not isinstance(domain, Float | Int) or not isinstance(value, int | float) or record.label is not None:
+            continue
+        if any(record.params.get(path) not in (None, *allowed) for path, allowed in parameter.when.items()):
+            continue
+        low, high, at = (math.log(x) if domain.log else float(x) for x in (domain.low, domain.high, value))
+        if high > low and min(at - low, high - at) <= END * (high - low):
+            found.append((parameter.path, float(domain.low if at - low < high - at else domain.high)))
+    return found
+
+
 def _values(point: Confirmed | Record, objectives: Objectives) -> dict[str, float]:
     return point.mean if isinstance(point, Confirmed) else {name: point.metrics[name] for name in objectives}
 
@@ -177,10 +199,10 @@ class Published:
         suggested: How it was run.
         record: What became of it; None where it has not ended.
         candidate: Whether it may be on the front: COMPLETE, with all objectives, within the constraints.
-        on_front: Whether nobody dominates it.
-        distance: `distance`; None for no candidate.
+        on_front: Whether nobody dominates it: by the means where it has several seeds, else by single seeds.
+        distance: `distance`, to the same front; None for no candidate.
         hypervolume: What it dominates by itself; None for no candidate.
-        dominators: Those of the front that dominate it, in its order.
+        dominators: Those of that front that dominate it, in its order.
         confirmed: What its seeds say, where there are any.
         beaten_by_knee: Probability that the knee's mean dominates its own; None unless both are confirmed.
     """
@@ -208,21 +230,24 @@ def published(summary: Summary, points: Sequence[Confirmed] | None = None) -> li
     knee = next((choice.confirmed for choice in choices(summary, points)), None)
     ended = {record.trial_id: record for record in summary.records}
     candidates = {record.trial_id for record in summary.candidates}
-    on_front = {record.trial_id for record in summary.front}
+    singles = [(record, record.metrics) for record in summary.front]
+    means = [(point.record, point.mean) for point in _front_of_means(points, summary.info.objectives)]
     found = []
     for trial in summary.baselines:
         record, own = ended.get(trial.trial_id), sure.get(trial.trial_id)
         candidate = record if record is not None and record.trial_id in candidates else None
+        values, front = (own.mean, means) if own else (record.metrics if record else {}, singles)
+        over = _dominators(values, front, summary.info.objectives) if candidate else []
         beaten = probability_dominated(own, knee, summary.info.objectives) if own and knee and own is not knee else None
         found.append(
             Published(
                 suggested=trial,
                 record=record,
                 candidate=candidate is not None,
-                on_front=trial.trial_id in on_front,
-                distance=distance(candidate, summary) if candidate else None,
+                on_front=candidate is not None and not over,
+                distance=distance(values, [there for _, there in front], summary.info) if candidate else None,
                 hypervolume=_alone(candidate, summary) if candidate else None,
-                dominators=_dominators(candidate, summary) if candidate else [],
+                dominators=over,
                 confirmed=own,
                 beaten_by_knee=beaten,
             )
@@ -230,8 +255,17 @@ def published(summary: Summary, points: Sequence[Confirmed] | None = None) -> li
     return found
 
 
-def distance(record: Record, summary: Summary) -> float:
-    """How far a candidate is behind the front: the least change after which it is no worse than a trial of the front.
+def _front_of_means(points: Sequence[Confirmed], objectives: Objectives) -> list[Confirmed]:
+    """The feasible points whose means no other's dominates."""
+    feasible = [point for point in points if point.feasible]
+    if not feasible:
+        return []
+    on_N = pareto.front(pareto.oriented([point.mean for point in feasible], objectives))
+    return [point for point, on in zip(feasible, on_N, strict=True) if on]
+
+
+def distance(values: Mapping[str, float], front: Sequence[Mapping[str, float]], info: SweepInfo) -> float:
+    """How far a candidate is behind a front: the least change after which it is no worse than somebody on it.
 
     Smallest over the front of the Euclidean length of what the candidate is worse in, with objectives scaled so that
     the best value on the front is 0 and the reference point 1: 0.1 is a tenth of the whole way. 0 on the front only.
@@ -241,9 +275,8 @@ def distance(record: Record, summary: Summary) -> float:
     Source: the distance d+ of Ishibuchi et al. 2015, "Modified distance calculation in generational distance and
     inverted generational distance".
     """
-    objectives = summary.info.objectives
-    front_KM = pareto.oriented([each.metrics for each in summary.front], objectives)
-    point_M, reference_M = pareto.oriented([record.metrics, summary.info.reference_point], objectives)
+    front_KM = pareto.oriented(front, info.objectives)
+    point_M, reference_M = pareto.oriented([values, info.reference_point], info.objectives)
     span_M = reference_M - front_KM.min(axis=0)
     worse_KM = np.maximum(point_M - front_KM, 0.0) / np.where(span_M > 0, span_M, 1.0)
     return float(np.linalg.norm(worse_KM, axis=1).min())
@@ -253,11 +286,13 @@ def _alone(record: Record, summary: Summary) -> float:
     return hypervolume_of([record], summary.info.objectives, summary.info.reference_point)
 
 
-def _dominators(record: Record, summary: Summary) -> list[Dominator]:
-    signs = {name: 1.0 if way == "min" else -1.0 for name, way in summary.info.objectives.items()}
-    return [
-        Dominator(
-            other, {name: sign * (record.metrics[name] - other.metrics[name]) + 0.0 for name, sign in signs.items()}
-        )
-        for other in dominators_of(record, summary.front, summary.info.objectives)
-    ]
+def _dominators(
+    values: Mapping[str, float], front: Sequence[tuple[Record, Mapping[str, float]]], objectives: Objectives
+) -> list[Dominator]:
+    signs = {name: 1.0 if way == "min" else -1.0 for name, way in objectives.items()}
+    found = []
+    for other, there in front:
+        gain = {name: sign * (values[name] - there[name]) + 0.0 for name, sign in signs.items()}
+        if min(gain.values()) >= 0 and max(gain.values()) > 0:
+            found.append(Dominator(other, gain))
+    return found

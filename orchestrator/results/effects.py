@@ -28,7 +28,7 @@ class Delta:
         low: Lower end of the 95 % interval (Student's t over the pairs); None for one pair.
         high: Its upper end.
         pairs: Seeds that both have.
-        agree: Pairs whose difference has the sign of the mean.
+        agree: Pairs whose difference has the sign of the mean; none where that is 0.
     """
 
     mean: float
@@ -164,7 +164,7 @@ def _deltas(by_seed: Mapping[str, tuple[Mapping[int, float], Mapping[int, float]
 
 def _delta(differences: Sequence[float]) -> Delta:
     mean = sum(differences) / len(differences)
-    agree = sum(np.sign(difference) == np.sign(mean) for difference in differences)
+    agree = sum(np.sign(difference) == np.sign(mean) != 0 for difference in differences)
     low, high = t_interval(differences)[1:] if len(differences) > 1 else (None, None)
     return Delta(mean, low, high, len(differences), int(agree))
 
