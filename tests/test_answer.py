@@ -60,7 +60,7 @@ def test_a_setting_with_one_seed_is_recommended_with_its_values_and_no_certainty
         f"It reaches {FORGET} 0.2 (target model 0.95) and {RETAIN} 0.8 (target model 0.96), with one seed"
         in (found[QUESTIONS[0]])
     )
-    assert found[QUESTIONS[1]].startswith("Not very: it ran with one seed")
+    assert found[QUESTIONS[1]].startswith("Not very: it was chosen by one seed")
     assert "Only 3 settings ran to the full budget" in found[QUESTIONS[1]]
 
 

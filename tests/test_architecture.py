@@ -51,8 +51,9 @@ LAYERS = {
             "results.evidence results.importance search.constraints"
         ),
         "search.designs search.spending",
-        "search.checks search.earlier",
+        "results.attainment search.checks search.earlier",
         "checks importing.joint report.phrasing results.choices results.compare results.effects",
+        "results.published",
         # what a sweep is
         (
             "config prepare standalone importing.mapping importing.merging report.card report.compare_words "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.results.choices import Sides, at_ends, choices, distance, published, recommended, sides
+from orchestrator.results.choices import Sides, at_ends, choices, recommended, sides
+from orchestrator.results.published import distance, published
 from tests.summaries import FORGET, RETAIN, Sweep
 
 # -- choices -----------------------------------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ def test_there_is_no_alternative_where_nobody_qualifies_and_no_choice_without_a_
 
 
 def test_choices_are_among_confirmed_points_by_their_means() -> None:
-    sweep, (_, second, third, fourth) = _front()
+    sweep, (_, second, third, fourth) = _front(confirm={"seeds": 2, "at_most": 3})
     sweep.anchor("target", 1.0, 0.96)
     sweep.seeds(second, (0.06, 0.8), (0.08, 0.8))  # the search had luck: its mean misses the bar
     sweep.seeds(third, (0.2, 0.91), (0.3, 0.93))
@@ -135,10 +136,10 @@ def test_a_published_setting_on_the_front_is_at_distance_zero() -> None:
 
 
 def test_a_published_setting_with_seeds_is_placed_among_the_means() -> None:
-    sweep = Sweep()
+    sweep = Sweep(confirm={"seeds": 2, "at_most": 1})
     wga = sweep.trial(0.1, 0.9, label="wga")  # on the front of single seeds, by luck
     other = sweep.trial(0.2, 0.8)
-    sweep.trial(0.0, 0.95)  # better than both, and nobody ran it again: it says nothing of means
+    sweep.trial(0.0, 0.2)  # nobody ran it again: it says nothing of means
     sweep.seeds(wga, (0.4, 0.6), (0.4, 0.6))
     sweep.seeds(other, (0.2, 0.8), (0.2, 0.8))
     (found,) = published(sweep.summary)
@@ -150,6 +151,34 @@ def test_a_published_setting_with_seeds_is_placed_among_the_means() -> None:
     )
     assert found.distance == pytest.approx(((0.2 / 0.8) ** 2 * 2) ** 0.5)
     assert found.on_front is False
+
+
+def test_a_few_points_with_seeds_decide_nothing() -> None:
+    """As those of an ablation whose base is no good: the knee is that of the front, by single seeds."""
+    sweep, (_, second, _, _) = _front()
+    poor = sweep.trial(0.7, 0.5, label="wga")
+    sweep.seeds(poor, (0.7, 0.5), (0.7, 0.5), origin="ablation")
+    knee = choices(sweep.summary)[0]
+    assert (knee.record.trial_id, knee.confirmed) == (second, None)
+    (wga,) = published(sweep.summary)
+    assert (wga.on_front, wga.confirmed) == (False, None)
+    assert wga.distance is not None
+    assert wga.distance > 0.05
+
+
+def test_who_misses_a_constraint_with_most_fresh_seeds_is_no_candidate() -> None:
+    sweep = Sweep(constraints={RETAIN: ">= 0.5"}, confirm={"seeds": 2})
+    wga = sweep.trial(0.0, 0.6, label="wga")
+    sweep.seeds(wga, (0.0, 0.4), (0.0, 0.3), violations={f"{RETAIN} >= 0.5": 0.1})
+    (found,) = published(sweep.summary)
+    assert (found.candidate, found.on_front, found.distance) == (False, False, None)
+    assert choices(sweep.summary)[0].confirmed is None  # nobody is left, so single seeds decide
+
+
+def test_a_value_outside_of_the_space_lies_at_no_end_of_it() -> None:
+    sweep = Sweep(space={"loss.retain.coefficient": {"float": [0.1, 5], "log": True}})
+    sweep.trial(0.1, 0.6, params={"loss.retain.coefficient": 0})
+    assert at_ends(sweep.summary.records[0], sweep.summary) == []
 
 
 @pytest.mark.parametrize(("rate", "end"), [(9.9e-4, 1e-3), (1.01e-4, 1e-4), (5e-4, None)])

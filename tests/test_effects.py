@@ -153,6 +153,22 @@ def test_a_factorial_has_main_effects() -> None:
     assert (effects["a", 1].low, effects["a", 1].high) == pytest.approx((-0.05, -0.05))
 
 
+def test_a_factorial_without_a_combination_has_effects_of_whole_seeds_only() -> None:
+    """Means over what is left would call one factor's effect another's."""
+    sweep = Sweep(**_phases("factorial", values={"a": [1, 2], "b": [1, 2]}))
+    for a in (1, 2):
+        for b in (1, 2):
+            seeds = 1 if (a, b) == (2, 2) else 2  # the second seed of one has not run
+            values = [(0.1 * a + 0.2 * b, 0.5)] * seeds
+            _ablation(sweep, f"a = {a}, b = {b}", *values, settings={"a": a, "b": b}, params={"a": a, "b": b})
+    (table,) = ablations(sweep.summary)
+    effects = {(effect.path, effect.value): effect.delta[FORGET] for effect in table.effects}
+    assert {key: delta.mean for key, delta in effects.items()} == pytest.approx(
+        {("a", 1): -0.05, ("a", 2): 0.05, ("b", 1): -0.1, ("b", 2): 0.1}
+    )
+    assert {delta.pairs for delta in effects.values()} == {1}
+
+
 def test_a_sweep_of_one_ablation_alone_is_told_too_and_others_have_no_table() -> None:
     alone = Sweep(sampler={"type": "ablation", "design": "paired"})
     alone.trial(0.2, 0.8, origin="ablation", phase=0, design="a = 1, b = 1")

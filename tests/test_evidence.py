@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from orchestrator import pareto
-from orchestrator.results.evidence import (
-    attainment,
-    confirmed,
-    confirmed_front,
-    probability_dominated,
-    seed_fronts,
-)
+from orchestrator.results.attainment import attainment, seed_fronts
+from orchestrator.results.evidence import confirmed, confirmed_front, probability_dominated
 from orchestrator.results.intervals import difference_interval, t_interval
 from tests.summaries import FORGET, OBJECTIVES, RETAIN, Sweep
 

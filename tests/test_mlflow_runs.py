@@ -173,7 +173,7 @@ def test_the_description_gives_intervals_of_confirmed_trials(output: Path) -> No
     write(folder, [*a_trial(0, 0.1), *seeds("00000", 1, 0.2, 0.4)])
     sync(folder)
     note = Stored(folder).parents[0].data.tags[NOTE]
-    assert "| 0.3 (0.0 to 1.0) |" in note
+    assert "| 0.30 (0.00 to 1.00) |" in note
     assert "95 % interval" in note
 
 

@@ -171,6 +171,14 @@ def test_asha_looks_at_one_objective_alone() -> None:
         assert rungs.decide("b", 2, metrics(0.3, 0.9)) == expected
 
 
+@pytest.mark.parametrize("promotion", ["stop", "pause"])
+def test_asha_tells_those_that_tie_in_its_metric_by_the_other_objectives(promotion: str) -> None:
+    rungs = Rungs(small_sweep(scheduler={"type": "asha", "grace_period": 2, "promotion": promotion}))
+    rungs.decide("00000", 2, {FORGET: 0.0, RETAIN: 0.5})
+    decision = rungs.decide("00001", 2, {FORGET: 0.0, RETAIN: 0.9})
+    assert decision == "go" or rungs.promote() == "00001"
+
+
 def test_the_median_rule_stops_whom_more_than_half_of_the_earlier_beat_at_any_epoch_from_the_grace_period_on() -> None:
     rungs = Rungs(small_sweep(scheduler={"type": "median", "grace_period": 2, "at_least": 3}))
     for index, forget in enumerate([0.1, 0.2, 0.9]):

@@ -503,3 +503,20 @@ def test_the_table_of_an_ablation_finds_a_base_that_ran_before_it() -> None:
     assert [record.trial_id for record in base.runs] == ["00000", "00001"]
     delta = changed.delta[FORGET]
     assert (delta.pairs, delta.mean) == (2, pytest.approx(0.2))
+
+
+def test_an_ablation_runs_again_what_was_stopped_early() -> None:
+    """Its table compares full budgets: a grid that halving has thinned out has them not."""
+    grid = {"sampler": {"type": "grid"}}
+    ablation = {"sampler": {"type": "ablation", "design": "one_factor"}}
+    space = {"loss.granularity": {"choice": ["token", "batch"]}, "optim.batch_size": {"choice": [4, 8, 16]}}
+    halving = {"type": "pareto_asha", "grace_period": 1, "reduction_factor": 3}
+    sweep = small_sweep(space=space, baselines=[], phases=[grid, ablation], scheduler=halving, budget={"trials": 40})
+    events = run(sweep, gpus=1)
+    stopped = {e.trial_id for e in events if e.event == "ended" and e.state == "PRUNED"}
+    again = [e for e in events if e.event == "suggested" and e.origin == "ablation"]
+    prints = {e.fingerprint: e.trial_id for e in events if e.event == "suggested" and e.origin == "search"}
+    assert stopped
+    assert again
+    assert {prints[e.fingerprint] for e in again} <= stopped, "what had run to its end is not run again"
+    assert all(e.state != "PRUNED" for e in events if e.event == "ended" and e.trial_id in {a.trial_id for a in again})

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 from orchestrator.report.document import Block, Estimate, Heading, Paragraph, Strong, number
 from orchestrator.report.phrasing import ORIGINS, STRENGTHS, count, duration, enumerated, setting_words, share, some
-from orchestrator.results.choices import LOSS, Choice, Published, at_ends, sides
-from orchestrator.results.evidence import Confirmed
+from orchestrator.results.choices import LOSS, Choice, at_ends, sides
+from orchestrator.results.evidence import Confirmed, speaks_for_front
 from orchestrator.results.findings import Findings
 from orchestrator.results.front import Summary, settings_of
+from orchestrator.results.published import Published
 
 FEW = 20
 """Full-budget trials under which a front says little about the space."""
@@ -114,10 +115,12 @@ def _sure(found: Findings) -> list[str]:
 
 
 def _one_seed(found: Findings) -> list[str]:
-    said = "Not very: it ran with one seed, and other seeds may put other trials on the front."
+    said = "Not very: it was chosen by one seed, and other seeds may put other trials on the front."
     if not found.confirmed:
         return [said + " Fresh seeds for the front: confirm: {seeds: 3} in the sweep file, then resume."]
-    others = some([f"{point.record.trial_id}" for point in found.confirmed])
+    if speaks_for_front(found.summary):
+        return [f"{said} Of all that ran again, most seeds miss a constraint: nobody is left to recommend for sure."]
+    others = some([point.trial_id for point in found.confirmed])
     return [f"{said} Several seeds speak only for {count(len(found.confirmed), 'trial', 'trials')}: {others}."]
 
 
@@ -129,7 +132,7 @@ def _seeds(knee: Confirmed, found: Findings) -> list[str]:
     said = [f"{knee.seeds} {fresh} gave {values}; in brackets 95 % intervals."]
     if knee.failed:
         said.append(f"{count(knee.failed, 'further seed', 'further seeds')} of it did not run to the end.")
-    others = [point for point in found.confirmed if point.trial_id != knee.trial_id]
+    others = [point for point in found.confirmed if point.trial_id != knee.trial_id and point.feasible]
     if not others:
         return said
     rest = "the other" if len(others) == 1 else f"none of the {len(others)} others"
@@ -229,7 +232,8 @@ def _group(each: Published, found: Findings) -> str:
     Who has hardly forgotten is a group of its own: the model that was left as it is would be on the front too.
     """
     if not each.candidate:
-        return _MISSED if each.record and each.record.violations else _LOST
+        missed = each.record and (each.record.violations or (each.confirmed and not each.confirmed.feasible))
+        return _MISSED if missed else _LOST
     objectives = found.summary.info.objectives
     name = sides(objectives).forgetting
     target = found.summary.anchors.get("target", {}).get(name)

@@ -34,7 +34,7 @@ from orchestrator.report.drawing import (
     style,
     thinned,
 )
-from orchestrator.results.evidence import Surface
+from orchestrator.results.attainment import Surface
 from orchestrator.results.findings import Findings
 from orchestrator.results.front import Summary, has_all
 

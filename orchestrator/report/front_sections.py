@@ -30,9 +30,10 @@ from orchestrator.report.phrasing import (
     some,
     value_cell,
 )
-from orchestrator.results.choices import Choice, Published
+from orchestrator.results.choices import Choice
 from orchestrator.results.findings import Findings
 from orchestrator.results.front import Summary, param_paths, settings_of
+from orchestrator.results.published import Published
 from trials.presets import PRESETS
 
 NAMES = {"knee": "knee", "most_forgetting": "forgets most", "most_utility": "keeps most"}
@@ -263,5 +264,7 @@ def _place(each: Published) -> str:
         states = {"PRUNED": "stopped early", "FAIL": "failed", "COMPLETE": "lacks an objective"}
         if each.record is None:
             return "not ended"
-        return "misses a constraint" if each.record.violations else states[each.record.state]
+        if each.record.violations or (each.confirmed and not each.confirmed.feasible):
+            return "misses a constraint"
+        return states[each.record.state]
     return "on the front" if each.on_front else f"dominated by {some([d.record.trial_id for d in each.dominators])}"

@@ -46,6 +46,9 @@ def ablations(found: Findings) -> list[Block]:
             words = f"Differences to {table.base} in other metrics:"
             rows = [[row.design, *(_difference(row.delta.get(m)) for m in others)] for row in table.rows if row.delta]
             blocks += [Paragraph((words,)), Table(["design", *others], rows, name=f"{name}_others")]
+        if table.design == "factorial" and not table.effects:
+            lacking = "Main effects are not told: no seed has all combinations of this phase, complete."
+            blocks.append(Paragraph((lacking,)))
         if table.effects:
             blocks.append(Paragraph(("Main effects: mean of all with a value, minus the mean of all.",)))
             blocks.append(_main_effects(table, f"{name}_effects"))

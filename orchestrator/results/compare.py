@@ -25,7 +25,8 @@ from orchestrator.ledger import read_events
 from orchestrator.pareto import Floats
 from orchestrator.problems import ConfigError, Problem, require_run_folder
 from orchestrator.report.document import Estimate
-from orchestrator.results.evidence import seed_fronts
+from orchestrator.results.attainment import seed_fronts
+from orchestrator.results.evidence import speaks_for_front
 from orchestrator.results.front import Objectives, Summary, candidates_of, summarise
 from orchestrator.results.intervals import difference_interval, t_interval
 
@@ -157,7 +158,8 @@ def compare(sweeps: Sequence[tuple[str, Summary]]) -> Comparison:
     reference_M = pareto.oriented([reference], objectives)[0]
     epochs = min(_searching(summary) for _, summary in sweeps)
     fronts = [_fronts_of_seeds(summary, objectives) for _, summary in sweeps]
-    by: Literal["seeds", "trials"] = "seeds" if all(len(sets) > 1 for sets in fronts) else "trials"
+    sure = all(len(sets) > 1 and speaks_for_front(s) for sets, (_, s) in zip(fronts, sweeps, strict=True))
+    by: Literal["seeds", "trials"] = "seeds" if sure else "trials"
     sides: list[Side] = []
     for position, (name, summary) in enumerate(sweeps):
         whole = pareto.hypervolume(_points(summary, objectives), reference_M)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class AblationTable:
         base: Design that the others are compared with: `base`, or the first where the phase has none.
         metrics: The objectives, then a few others.
         rows: One a design, in the order in which they were suggested.
-        effects: Of a factorial, path by path.
+        effects: Of a factorial, path by path; none where no seed has all combinations.
     """
 
     phase: int
@@ -123,7 +124,10 @@ def _table(phase: int, trials: Sequence[Suggested], summary: Summary) -> Ablatio
         )
     factorial = sampler.get("design") == "factorial"
     paths = sampler.get("values") or dict.fromkeys(path for trial in trials for path in trial.params)
-    effects = [effect for path in paths for effect in _main_effects(path, trials, ended, metrics)] if factorial else []
+    balanced = _balanced(paths, trials, ended) if factorial else {}
+    effects = (
+        [effect for path in paths for effect in _main_effects(path, trials, balanced, metrics)] if balanced else []
+    )
     return AblationTable(phase, str(sampler.get("design", "ablation")), base, metrics, rows, effects)
 
 
@@ -169,10 +173,26 @@ def _delta(differences: Sequence[float]) -> Delta:
     return Delta(mean, low, high, len(differences), int(agree))
 
 
+def _balanced(paths: Iterable[str], trials: Sequence[Suggested], ended: Mapping[str, Record]) -> dict[str, Record]:
+    """The COMPLETE records of the seeds with which every combination is complete: means over others would be skewed."""
+    levels = [{repr(variant(get_path(trial.config, path))) for trial in trials} for path in paths]
+    combinations = math.prod(len(values) for values in levels)
+    done = [ended[t.trial_id] for t in trials if t.trial_id in ended and ended[t.trial_id].state == "COMPLETE"]
+    count = Counter(record.seed for record in done)
+    return {record.trial_id: record for record in done if count[record.seed] == combinations}
+
+
 def _main_effects(
     path: str, trials: Sequence[Suggested], ended: Mapping[str, Record], metrics: Iterable[str]
 ) -> list[MainEffect]:
-    """One effect a value of the path, in the order of the design; none where it has but one."""
+    """One effect a value of the path, in the order of the design; none where it has but one.
+
+    Args:
+        path: The factor.
+        trials: Of the phase.
+        ended: Records of the seeds that all combinations have, by trial_id.
+        metrics: Which.
+    """
     levels: dict[str, tuple[Any, list[Record]]] = {}
     for trial in trials:
         value = variant(get_path(trial.config, path))

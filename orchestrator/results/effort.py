@@ -160,7 +160,8 @@ def by_method(summary: Summary) -> Methods:
         own = [record, *(other for other in repeated.get(record.trial_id, []) if other.origin == "search")]
         unit = (record, sum(_epochs(each, summary) for each in own))
         searched.setdefault(method_of(summary.suggested[record.trial_id]), []).append(unit)
-    budget = min((sum(epochs for _, epochs in units) for units in searched.values()), default=0)
+    spent = [sum(epochs for _, epochs in units) for units in searched.values()]
+    budget = min((epochs for epochs in spent if epochs), default=0)  # who failed before an epoch has none
     rows = [_method(name, units, budget, summary) for name, units in searched.items()]
     rows.sort(key=lambda row: (-(row.at_budget or 0.0), row.name))
     for record, epochs in published:

@@ -87,19 +87,17 @@ class Confirmed:
 def confirmed(summary: Summary) -> list[Confirmed]:
     """The points with at least two complete seeds, best mean of the first objective first.
 
-    Fresh seeds of a confirmation where there are any; else all seeds of points that were run with several.
+    Fresh seeds of a confirmation, once a point has two; else all seeds of points that were run with several.
     """
     objectives = summary.info.objectives
-    repeated = repeats(summary.records)
-    fresh = any(record.origin == "confirm" for record in summary.records)
+    kind, again = _again(summary)
     found = []
     for record in summary.records:
-        others = [r for r in repeated.get(record.trial_id, []) if not fresh or r.origin == "confirm"]
+        others = again.get(record.trial_id, [])
         if record.state == "COMPLETE" and others and has_all(record.metrics, objectives):
-            runs = [r for r in ([] if fresh else [record]) + others if r.state == "COMPLETE"]
-            runs = [r for r in runs if has_all(r.metrics, objectives)]
+            runs = _whole(others if kind == "fresh" else [record, *others], objectives)
             if len(runs) >= 2:
-                found.append(_point(record, runs, "fresh" if fresh else "all", len(others), objectives))
+                found.append(_point(record, runs, kind, len(others), objectives))
     if not found:
         return []
     means_KM = pareto.oriented([point.mean for point in found], objectives)
@@ -107,6 +105,19 @@ def confirmed(summary: Summary) -> list[Confirmed]:
     points = [found[k] for k in order]
     probabilities = non_dominated(points, objectives)
     return [replace(point, probability=p) for point, p in zip(points, probabilities, strict=True)]
+
+
+def _again(summary: Summary) -> tuple[Literal["fresh", "all"], dict[str, list[Record]]]:
+    """Which further seeds count, and those of each point: a confirmation's alone once it has two of any point."""
+    again = repeats(summary.records)
+    fresh = {point: [run for run in runs if run.origin == "confirm"] for point, runs in again.items()}
+    if any(len(_whole(runs, summary.info.objectives)) >= 2 for runs in fresh.values()):
+        return "fresh", {point: runs for point, runs in fresh.items() if runs}
+    return "all", again
+
+
+def _whole(runs: Sequence[Record], objectives: Objectives) -> list[Record]:
+    return [run for run in runs if run.state == "COMPLETE" and has_all(run.metrics, objectives)]
 
 
 def _point(
@@ -133,6 +144,17 @@ def _within(objective: str, interval: tuple[float, float, float]) -> tuple[float
     metric = METRICS.get(objective)
     mean, low, high = interval
     return interval if metric is None else (mean, max(low, metric.low), min(high, metric.high))
+
+
+def speaks_for_front(summary: Summary) -> bool:
+    """Whether seeds can say who is best: all of the front ran with several, or as many as `confirm` takes.
+
+    A few points with seeds, say those of an ablation, are no front: whoever is best among them need not be on it.
+    """
+    _, again = _again(summary)
+    most = (summary.info.config.get("confirm") or {}).get("at_most", len(summary.front))
+    covered = sum(record.trial_id in again for record in summary.front)
+    return bool(summary.front) and covered >= min(most, len(summary.front))
 
 
 def confirmed_front(points: Sequence[Confirmed]) -> list[Confirmed]:
@@ -210,89 +232,3 @@ def _root_of_correlation(seeds: Sequence[Floats], width: int) -> Floats:
 def _dominates(one: Floats, other: Floats) -> NDArray[np.bool_]:
     """Whether points dominate others, along the last axis."""
     return np.asarray((one <= other).all(axis=-1) & (one < other).any(axis=-1))
-
-
-# -- what each seed attains --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SeedFront:
-    """The front of one seed over the confirmed points.
-
-    Attributes:
-        seed: Of the trials.
-        runs: The trials with this seed that are part of an estimate and keep the constraints.
-        front: The non-dominated among them, best first objective first.
-        hypervolume: Of `front`, against the reference point.
-    """
-
-    seed: int
-    runs: list[Record]
-    front: list[Record]
-    hypervolume: float
-
-
-@dataclass(frozen=True)
-class Surface:
-    """An attainment surface: what at least `attained` of `of` seeds reach.
-
-    `x` and `y` are its corners in the units of the two objectives, best first objective first; drawn as steps, where
-    each y holds until the next x takes over.
-    """
-
-    level: Literal["best", "median", "worst"]
-    attained: int
-    of: int
-    x: list[float]
-    y: list[float]
-
-
-def seed_fronts(summary: Summary, points: Sequence[Confirmed] | None = None) -> list[SeedFront]:
-    """The front of each seed among the runs of confirmed points (`confirmed`, where not given), by seed."""
-    info, points = summary.info, confirmed(summary) if points is None else points
-    reference_M = pareto.oriented([info.reference_point], info.objectives)[0]
-    by_seed: dict[int, list[Record]] = {}
-    for point in points:
-        for run in point.runs:
-            if not run.violations:
-                by_seed.setdefault(run.seed, []).append(run)
-    found = []
-    for seed, runs in sorted(by_seed.items()):
-        points_NM = pareto.oriented([run.metrics for run in runs], info.objectives)
-        kept = [(values.tolist(), run) for values, run in zip(points_NM, runs, strict=True)]
-        kept = [pair for pair, on in zip(kept, pareto.front(points_NM), strict=True) if on]
-        front = [run for _, run in sorted(kept, key=lambda pair: (pair[0], pair[1].trial_id))]
-        found.append(SeedFront(seed, runs, front, pareto.hypervolume(points_NM, reference_M)))
-    return found
-
-
-def attainment(summary: Summary, points: Sequence[Confirmed] | None = None) -> list[Surface]:
-    """Best, median and worst attainment surface over seeds; none but for two objectives and at least two seeds.
-
-    The surface of level l joins the best points that at least l of the seeds' fronts weakly dominate: each seed reaches
-    the worst surface, one of them the best.
-
-    Source: Grunert da Fonseca, Fonseca, Hall 2001, "Inferential performance assessment of stochastic optimisers and the
-    attainment function".
-    """
-    fronts = seed_fronts(summary, points)
-    objectives = summary.info.objectives
-    if len(objectives) != 2 or len(fronts) < 2:
-        return []
-    sign_2 = np.array([1.0 if direction == "min" else -1.0 for direction in objectives.values()])
-    steps = [pareto.oriented([run.metrics for run in each.front], objectives) for each in fronts]
-    xs = np.unique(np.concatenate([step[:, 0] for step in steps]))
-    reached = np.full((len(steps), len(xs)), np.inf)
-    for row, step in enumerate(steps):
-        last = np.searchsorted(step[:, 0], xs, side="right") - 1  # a front's second objective falls as the first grows
-        reached[row] = np.where(last >= 0, step[last, 1], np.inf)
-    reached.sort(axis=0)
-    levels: list[tuple[Literal["best", "median", "worst"], int]]
-    levels = [("best", 1), ("median", (len(steps) + 1) // 2), ("worst", len(steps))]
-    found = []
-    for level, attained in levels:
-        ys = reached[attained - 1]
-        corner = np.isfinite(ys) & (ys < np.concatenate([[np.inf], ys[:-1]]))
-        x, y = (xs[corner] * sign_2[0] + 0.0).tolist(), (ys[corner] * sign_2[1] + 0.0).tolist()
-        found.append(Surface(level, attained, len(steps), x, y))
-    return found

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.events import Record
-from orchestrator.results import choices, effects, effort, evidence, importance
-from orchestrator.results.choices import Choice, Published
+from orchestrator.results import attainment, choices, effects, effort, evidence, importance, published
+from orchestrator.results.attainment import Surface
+from orchestrator.results.choices import Choice
 from orchestrator.results.effects import AblationTable
 from orchestrator.results.effort import EpochFront, EpochPoint, Methods
-from orchestrator.results.evidence import Confirmed, Surface
+from orchestrator.results.evidence import Confirmed
 from orchestrator.results.front import Summary, hypervolume_of
 from orchestrator.results.importance import Importance
+from orchestrator.results.published import Published
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ def findings(summary: Summary) -> Findings:
     return Findings(
         summary=summary,
         confirmed=confirmed,
-        attainment=evidence.attainment(summary, confirmed),
+        attainment=attainment.attainment(summary, confirmed),
         choices=choices.choices(summary, confirmed),
-        published=choices.published(summary, confirmed),
+        published=published.published(summary, confirmed),
         epoch_fronts=effort.epoch_fronts(summary),
         any_epoch_front=effort.any_epoch_front(summary),
         volume=effort.volume_by_epochs(summary),

@@ -1,7 +1,8 @@
 """What is to be run, one trial after the other: baselines, the phases of the search with replicates, confirmations.
 
 A function of the events: whoever is shown the same history goes on with the same trial. Nothing runs twice: what has
-the fingerprint of a trial that was suggested before, in this folder or in one of `warm_start`, is passed over.
+the fingerprint of a trial that was suggested before, in this folder or in one of `warm_start`, is passed over. But for
+one that was stopped early: what must reach its end, as an ablation or a baseline, runs again.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Agenda:
         self._data, self._model = digests
         self._base = sweep.trial.model_dump(mode="json")
         self._searched = dict.fromkeys(parameter.path for parameter in proposals.words.space.parameters)
-        self._seen: dict[str, str] = {}  # fingerprint -> trial_id
+        self._seen: dict[str, str] = {}  # fingerprint -> trial_id, of the latest
+        self._stopped: set[str] = set()
         self._first: dict[int, int] = {}  # phase -> number of its first trial
         self._count: Counter[int] = Counter()
         self._point: Suggested | None = None  # the last point of an adaptive phase, whose replicates may be due
@@ -86,9 +88,11 @@ class Agenda:
         self.spending.take(event)
         if isinstance(event, Ended):
             self.unended.pop(event.trial_id, None)
+            if event.state == "PRUNED":
+                self._stopped.add(event.trial_id)
         elif isinstance(event, Suggested):
             self.unended[event.trial_id] = self.suggested[event.trial_id] = event
-            self._seen.setdefault(event.fingerprint, event.trial_id)
+            self._seen[event.fingerprint] = event.trial_id
             if event.phase is not None:
                 self._first.setdefault(event.phase, event.number)
                 self._count[event.phase] += 1
@@ -151,11 +155,15 @@ class Agenda:
     def _next_known(self) -> Proposal | None:
         """The first of what is known beforehand that has not been run."""
         assert self._known is not None
-        while self._head is None or self.fingerprint(self._head.trial) in self._seen:
+        while self._head is None or self._has_run(self._head):
             self._head = next(self._known, None)
             if self._head is None:
                 return None
         return self._head
+
+    def _has_run(self, proposal: Proposal) -> bool:
+        ran = self._seen.get(self.fingerprint(proposal.trial))
+        return ran is not None and (proposal.origin == "search" or ran not in self._stopped)
 
     def _adaptive(self, position: int, phase: Phase) -> Proposal | None:
         point = self._point
@@ -178,7 +186,8 @@ class Agenda:
         phase = Phase(replicates=self.sweep.replicates)
         for label in self.sweep.baselines:
             trial = self.sweep.baseline(label)
-            if (ran := self._seen.get(self.fingerprint(trial))) and self.suggested[ran].label != label:
+            ran = self._seen.get(self.fingerprint(trial))
+            if ran and ran not in self._stopped and self.suggested[ran].label != label:
                 logger.info("baseline %s is not run: trial %s has its settings", label, ran)
             own = flat(self._base)  # what sets it apart may not be searched
             apart = (path for path, value in flat(trial.model_dump(mode="json")).items() if own.get(path) != value)
@@ -203,7 +212,8 @@ class Agenda:
                 logger.warning("phase %d: %r is not run: %s", position + 1, words, error.errors()[0]["msg"])
                 continue
             # The base may have run before the phase: whoever reads the ledger must find it.
-            there = None if words == BASE else self._seen.get(print_of_base)
+            ran = self._seen.get(print_of_base)
+            there = None if words == BASE or ran in self._stopped else ran
             params = self._params(trial, {}, point)
             proposal = Proposal(trial, params, "ablation", phase=position, design=words, base=there)
             yield from self._replicates(proposal, phase)

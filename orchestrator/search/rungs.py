@@ -92,7 +92,8 @@ class Rungs:
             bound.limit(metric, anchors)
         name = getattr(sweep.scheduler, "metric", None) or next(iter(self._objectives))
         one = isinstance(sweep.scheduler, ASHA | Median)
-        self._compared = {name: self._objectives[name]} if one else self._objectives
+        # Who ties in the one that decides is told from others by the rest.
+        self._compared = {name: self._objectives[name], **self._objectives} if one else self._objectives
         self._seed = sweep.search_phases[0].sampler.seed
         self._rungs: dict[tuple[int, int], _Rung] = {}  # (bracket, epoch)
         self._decided: dict[tuple[str, int], Decision] = {}

@@ -94,24 +94,24 @@ class Standing(ABC):
 
 
 class ByMetric(Standing):
-    """By the first objective alone."""
+    """By the first objective; who ties there by the others, in their order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._sorted: list[tuple[float, int]] = []
+        self._sorted: list[tuple[tuple[float, ...], int]] = []
 
     def newest_beaten_by_most(self) -> bool:
         """Whether more than half of the others are strictly better than the trial that was added last."""
-        place = bisect_left(self._sorted, (self._points[-1][0], -1))
+        place = bisect_left(self._sorted, (self._points[-1][:1], -1))
         if self._violation > 0:
             place = len(self._sorted) + bisect_left(self._behind, (self._violation, -1))
         return place > (len(self) - 1) / 2
 
     def _take(self, trial: int, point: tuple[float, ...]) -> None:
-        insort(self._sorted, (point[0], trial))
+        insort(self._sorted, (tuple(point), trial))
 
     def _newest_among(self, count: int) -> bool:
-        return bisect_left(self._sorted, (self._points[-1][0], len(self) - 1)) < count
+        return bisect_left(self._sorted, (tuple(self._points[-1]), len(self) - 1)) < count
 
     def _best(self, count: int, wanted: Collection[int]) -> Iterator[int]:
         return (trial for _, trial in self._sorted[:count])
