@@ -109,7 +109,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Asks the group to end, and kills what is left of it."""
-    for number, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 20)):
+    for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 20)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
