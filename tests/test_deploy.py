@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,6 @@ import yaml
 
 from orchestrator.ledger import read_records
 from orchestrator.submission import PACKAGES
-from tests.heads import free_ports
 
 ROOT = Path(__file__).parents[1]
 LAUNCHED = ("cluster.yaml", "cluster.local.yaml")
@@ -191,6 +191,11 @@ FAKES = {
 }
 
 
+def is_free(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) != 0
+
+
 def test_the_batch_script_is_bash_and_shows_its_token_to_nobody() -> None:
     assert subprocess.run(["bash", "-n", SLURM], timeout=30).returncode == 0
     text = SLURM.read_text("utf-8")
@@ -211,7 +216,7 @@ def test_the_batch_script_runs_a_sweep_on_two_nodes_and_leaves_nothing_behind(tm
     for name, body in FAKES.items():
         (fakes / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (fakes / name).chmod(0o755)
-    port = next(port for port in free_ports(200) if 20000 <= port < 40000 and port % 2 == 0)
+    port = next(port for port in range(20000 + os.getpid() % 5000 * 2, 40000, 2) if is_free(port))
     outside = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI")
     environment = {name: value for name, value in os.environ.items() if name not in outside}
     environment |= {
