@@ -6,10 +6,11 @@ import sys
 
 import typer
 
-from orchestrator import sweep_verbs, view_verbs
+from orchestrator import cluster_verbs, sweep_verbs, view_verbs
+from orchestrator.access import take_over
 from orchestrator.verbs import EPILOG, app
 
-__all__ = ["EPILOG", "app", "main", "sweep_verbs", "view_verbs"]
+__all__ = ["EPILOG", "app", "cluster_verbs", "main", "sweep_verbs", "view_verbs"]
 
 
 def main() -> None:
@@ -17,6 +18,7 @@ def main() -> None:
     from orchestrator.problems import ConfigError, RunFailed
     from orchestrator.tracking.uri import TrackingError
 
+    take_over()
     try:
         app()
     except (ConfigError, TrackingError) as error:
@@ -25,3 +27,7 @@ def main() -> None:
     except RunFailed as error:
         typer.echo(f"failed: {error}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":  # the entry point of a job, whose nodes may have no `unlearn-sweep` on their PATH
+    main()

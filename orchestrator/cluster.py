@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import socket
 
 import ray
 
+from orchestrator.access import about_token
 from orchestrator.config import Resources
 from orchestrator.problems import ConfigError, Problem
 
@@ -31,6 +33,9 @@ def connect() -> None:
     """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine, without a dashboard.
 
     Where this process is connected already, it stays so.
+
+    Raises:
+        ConfigError: The cluster is not there, does not let us in, or is of another version.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -38,9 +43,52 @@ def connect() -> None:
         return
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        _join(address)
     else:
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def join() -> None:
+    """Connects to the cluster of RAY_ADDRESS where one is named: before a folder is made or a model measured.
+
+    Raises:
+        ConfigError: As `connect`.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        connect()
+
+
+def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    named = port.isdecimal() and "://" not in address
+    if named and not _answers(host.strip("[]"), int(port)):  # Ray itself would try for minutes
+        raise _refused(address, "nothing answers there; is the head node up? On it, `ray status` prints the cluster")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except ray.exceptions.AuthenticationError:
+        raise _refused(address, about_token()) from None
+    except ConnectionError as error:
+        if str(error).startswith("Failed to connect"):  # the port is open
+            raise _refused(address, f"what answers there does not let us in; {about_token()}") from None
+        raise _refused(address, "no Ray runs on this machine; start one, or unset RAY_ADDRESS") from None
+    except ValueError as error:
+        raise _refused(address, f"is no cluster's address ({' '.join(str(error).split())}); write host:6379") from None
+    except RuntimeError as error:  # what Ray raises where versions differ
+        ray.shutdown()
+        remedy = "install the same versions of Python and Ray on all nodes"
+        raise _refused(address, f"{' '.join(str(error).split())}; {remedy}") from None
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=10).close()
+    except OSError:
+        return False
+    return True
+
+
+def _refused(address: str, why: str) -> ConfigError:
+    return ConfigError("RAY_ADDRESS", [Problem("", f"{address!r}: {why}")])
 
 
 def disconnect() -> None:

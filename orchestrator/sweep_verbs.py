@@ -8,12 +8,15 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.access import use_token
 from orchestrator.verbs import File, Folder, Output, Set, app
 
 
 @app.command()
 def run(file: File, settings: Set = None, output: Output = Path("runs")) -> None:
     """Run a sweep; on a run folder of the same sweep, run what is left of it, or what `resume --set` could add.
+
+    RAY_ADDRESS names a running cluster (auto: the one of this machine); without it, Ray starts here.
 
     Examples: `unlearn-sweep run smoke`, or
     `unlearn-sweep run tofu_tiny --set trial.benchmark.path=tofu/ --set budget.trials=16`
@@ -29,9 +32,13 @@ def run(file: File, settings: Set = None, output: Output = Path("runs")) -> None
     if settings:
         source += "\n" + "".join(f"# --set {setting}\n" for setting in settings)
 
+    use_token()
+
+    from orchestrator.cluster import join
     from orchestrator.progress import show_outcome
     from orchestrator.sweep import run_sweep
 
+    join()
     raise typer.Exit(show_outcome(run_sweep(sweep, benchmark, output=output, source=source)))
 
 
@@ -116,9 +123,13 @@ def resume(
         check_folder(folder, sweep, benchmark)
     source = resumed_source(folder, changes)
 
+    use_token()
+
+    from orchestrator.cluster import join
     from orchestrator.progress import show_outcome
     from orchestrator.sweep import run_sweep
 
+    join()
     raise typer.Exit(show_outcome(run_sweep(sweep, benchmark, output=folder.resolve().parent, source=source)))
 
 

@@ -37,7 +37,7 @@ LAYERS = {
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
         (
-            "events loading pareto importing.shell reference.elsewhere reference.official report.document "
+            "access events loading pareto importing.shell reference.elsewhere reference.official report.document "
             "report.markdown search.layers"
         ),
         # what stands alone
@@ -59,9 +59,9 @@ LAYERS = {
             "config prepare standalone importing.mapping importing.merging report.card report.compare_words "
             "results.findings"
         ),
-        "extension rehearsal.curves search.observations",
+        "extension submission rehearsal.curves search.observations",
         (
-            "cluster folder progress worker reference.design_space reference.metric_families reference.sweep_file "
+            "cluster folder jobs progress worker reference.design_space reference.metric_families reference.sweep_file "
             "rehearsal.curve_files report.figures search.rungs tracking.client"
         ),
         (
@@ -76,7 +76,7 @@ LAYERS = {
         "rehearsal.recordings search.study",
         "sweep rehearsal.simulator",  # a sweep, run
         "verbs rehearsal.rehearse",
-        "sweep_verbs view_verbs",
+        "cluster_verbs sweep_verbs view_verbs",
         "cli",
     ],
 }
@@ -159,7 +159,7 @@ TORCH, RICH = (
     " ".join(f"orchestrator.{name}" for name in _RICH),
 )
 EXTERNAL: dict[str, dict[str, str]] = {
-    "ray": {"top": " ".join(f"orchestrator.{name}" for name in _RAY)},
+    "ray": {"top": " ".join(f"orchestrator.{name}" for name in _RAY), "in functions": "orchestrator.jobs"},
     "optuna": {
         "top": " ".join(f"orchestrator.{name}" for name in _OPTUNA),
         "in functions": "orchestrator.results.importance",
@@ -192,8 +192,14 @@ EXTERNAL: dict[str, dict[str, str]] = {
             for name in ("drawing", "figures", "effort_figures", "parameter_figures", "weight_figures")
         )
     },
-    "typer": {"top": "orchestrator.cli orchestrator.verbs orchestrator.sweep_verbs orchestrator.view_verbs"},
-    "rich": {"top": RICH, "in functions": "orchestrator.sweep_verbs orchestrator.view_verbs"},
+    "typer": {
+        "top": "orchestrator.cli orchestrator.verbs orchestrator.cluster_verbs orchestrator.sweep_verbs "
+        "orchestrator.view_verbs"
+    },
+    "rich": {
+        "top": RICH,
+        "in functions": "orchestrator.cluster_verbs orchestrator.sweep_verbs orchestrator.view_verbs",
+    },
     "yaml": {
         "top": "orchestrator.problems orchestrator.report.phrasing orchestrator.report.card orchestrator.standalone "
         "orchestrator.importing.formats orchestrator.importing.sweep_file"

@@ -41,6 +41,10 @@ OPTIONS = {
     "report": {"RUN_FOLDER"},
     "sync": {"RUN_FOLDER"},
     "ui": {"DIR", "--port"},
+    "submit": {"FILE", "--output", "--address", "--set", "--name", "--detach"},
+    "status": {"ID", "--address"},
+    "logs": {"ID", "--address", "--follow"},
+    "stop": {"ID", "--address"},
 }
 """Arguments and options of each verb: scripts rest on them, so a change here is a change of the version."""
 
