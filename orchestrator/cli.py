@@ -25,3 +25,7 @@ def main() -> None:
     except RunFailed as error:
         typer.echo(f"failed: {error}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -37,7 +37,7 @@ LAYERS = {
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
         (
-            "events loading pareto importing.shell reference.elsewhere reference.official report.document "
+            "events loading pareto safe_yaml importing.shell reference.elsewhere reference.official report.document "
             "report.markdown search.layers"
         ),
         # what stands alone
@@ -194,7 +194,7 @@ EXTERNAL: dict[str, dict[str, str]] = {
     "typer": {"top": "orchestrator.cli orchestrator.verbs orchestrator.sweep_verbs orchestrator.view_verbs"},
     "rich": {"top": RICH, "in functions": "orchestrator.sweep_verbs orchestrator.view_verbs"},
     "yaml": {
-        "top": "orchestrator.problems orchestrator.report.phrasing orchestrator.report.card orchestrator.standalone "
+        "top": "orchestrator.safe_yaml orchestrator.report.phrasing orchestrator.report.card "
         "orchestrator.importing.formats orchestrator.importing.sweep_file"
     },
     "platformdirs": {"top": "trials.identity"},

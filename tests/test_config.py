@@ -209,7 +209,7 @@ def test_a_setting_of_a_path_that_is_not_there_is_refused_like_the_file_would_be
             "'optim.lr' stands twice; drop one",
         ),
         ("? [a, b]\n: c\n", "a list or mapping cannot be a key"),
-        ("name: !!python/object:os.system x\n", "could not determine a constructor"),
+        ("name: !!python/object:os.system x\n", "line 1, column 7: a value of type 'python/object:os.system'"),
         ("\0", "unacceptable character"),
         ("- a\n- b\n", "holds list, a sweep file is a mapping: name, trial, space"),
         ("# nothing\n", "holds NoneType, a sweep file is a mapping"),
