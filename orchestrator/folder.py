@@ -18,6 +18,7 @@ from orchestrator.events import Ended, Epoch, Event, Opened, SweepInfo
 from orchestrator.extension import Changes, changes_of, refused
 from orchestrator.ledger import Ledger, read_events, write_atomically
 from orchestrator.problems import ConfigError, Problem
+from orchestrator.redaction import redacted
 from orchestrator.search.earlier import differences
 from orchestrator.tracking.uri import recorded_uri, resolve_uri
 from trials.benchmarks import Benchmark
@@ -65,7 +66,7 @@ def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: 
         fingerprint=sweep.fingerprint(benchmark),
         data=data,
         model=model,
-        tracking_uri=resolve_uri(folder.parent, configured),
+        tracking_uri=redacted(resolve_uri(folder.parent, configured)),
         git_commit=there.git_commit if there else _git_commit(),
         versions={name: version(name) for name in ("unlearn-sweep", "torch", "transformers", "peft", "ray", "optuna")},
         created=there.created if there else time.time(),
@@ -73,7 +74,7 @@ def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: 
     ledger.append(Opened(fingerprint=info.fingerprint, changed=changes))
     write_atomically(folder / "sweep.json", info.model_dump_json(indent=1) + "\n")
     if source:
-        write_atomically(folder / "sweep.yaml", source)
+        write_atomically(folder / "sweep.yaml", redacted(source))
     return ledger
 
 

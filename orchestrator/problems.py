@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from orchestrator.events import SweepInfo
+from orchestrator.redaction import secret_in
 from orchestrator.safe_yaml import BadYAML, parse_yaml
 
 
@@ -150,6 +151,15 @@ def lay_over(raw: dict[str, Any], overrides: Sequence[str]) -> None:
             problems.append(Problem(path, f"{text!r} is not readable as YAML; quote it"))
     if problems:
         raise ConfigError("--set", problems)
+
+
+def secrets_in(raw: Any, path: str = "") -> list[Problem]:
+    """A problem for each text that holds a secret: what is set is written down in many places, and shown."""
+    if isinstance(raw, str) and (kind := secret_in(raw)):
+        remedy = "leave it to the environment, as in MLFLOW_TRACKING_URI, MLFLOW_TRACKING_PASSWORD or HF_TOKEN"
+        return [Problem(path, f"holds {kind}, and a sweep's settings are no secret; {remedy}")]
+    pairs = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
+    return [problem for key, value in pairs for problem in secrets_in(value, f"{path}.{key}".strip("."))]
 
 
 _DOTTED = {"space", "objectives", "reference_point", "constraints", "floors", "values"}

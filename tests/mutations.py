@@ -32,14 +32,51 @@ VALUES: list[Any] = [
     *(_nested(12), _nested(30), {"type": "satimp"}, {"type": None}, {"type": [1]}, {"preset": "wga"}, {"preset": {}}),
     *({"float": [0, 1]}, {"float": [1e308, -1e308]}, {"float": [-1e308, 1e308]}, {"float": ["a", "b"]}, {"float": 3}),
     *({"int": [0, 10**18]}, {"int": [1, 10**9], "log": True}, {"int": [0.5, 2]}, {"float": [0, 1], "log": True}),
-    *({"choice": []}, {"choice": [[1], [1]]}, {"choice": [{}, 2]}, {"choice": list(range(3000))}, {"choice": [1, True]}),
+    *(
+        {"choice": []},
+        {"choice": [[1], [1]]},
+        {"choice": [{}, 2]},
+        {"choice": list(range(3000))},
+        {"choice": [1, True]},
+    ),
     *({"one_of": {}}, {"one_of": []}, {"one_of": {"satimp": None}}, {"one_of": {"satimp": {"beta1": {"one_of": 1}}}}),
     *([{"when": {}}], [{"float": [0, 1], "when": {"a": 1}}], {"float": [0, 1], "when": {"x": [[]]}}, {"when": 3}),
     *({1: 2}, {True: 1}, {None: 1}, {1.5: {}}, {"a.b.c": 1}, {"__class__": 1}, {"model_config": {}}),
 ]
 TEXTS: list[str] = [
-    *("\0", "\x07", "\x1b[2J", "\ufeff", "\t", "\r", "\u2028", "\x85", ": ", "- ", "? ", "&a ", "*a", "*b ", "!!x ", "|"),
-    *("{", "}", "[", "]", "[" * 5000, "{a: " * 2000, "- " * 3000, "%YAML 9.9\n", "---\n", "...\n", "<<: *a\n", "'", '"'),
+    *(
+        "\0",
+        "\x07",
+        "\x1b[2J",
+        "\ufeff",
+        "\t",
+        "\r",
+        "\u2028",
+        "\x85",
+        ": ",
+        "- ",
+        "? ",
+        "&a ",
+        "*a",
+        "*b ",
+        "!!x ",
+        "|",
+    ),
+    *(
+        "{",
+        "}",
+        "[",
+        "]",
+        "[" * 5000,
+        "{a: " * 2000,
+        "- " * 3000,
+        "%YAML 9.9\n",
+        "---\n",
+        "...\n",
+        "<<: *a\n",
+        "'",
+        '"',
+    ),
     *("9" * 6000, "0x" + "f" * 9000, "1e999", ".inf", ".NaN", "190:20:30", "0b", "0o9", "2020-99-99", "=", "~", "NO"),
     *("!!python/object/apply:os.system ['touch pwned']", "!!python/name:os.system ", "!!binary x", "!!set {a, b}"),
     *("!!timestamp x", "!!int x", "!!float x", "!!bool x", "!!map 1", "!!seq {}", "!<tag:x> 1", '"\\ud800"', '"\\0"'),
@@ -91,9 +128,11 @@ def _changed_tree(data: bytes, chance: random.Random) -> bytes:
         lambda: node.__setitem__(key, {"type": node[key]}),
         lambda: node.__setitem__(key, str(node[key])),
         lambda: node.pop(key),
-        lambda: node.__setitem__(chance.choice(["name", "trial", "x", LONG, "\x1b", "a.b", 1]), node.pop(key))
-        if isinstance(node, dict)
-        else node.clear(),
+        lambda: (
+            node.__setitem__(chance.choice(["name", "trial", "x", LONG, "\x1b", "a.b", 1]), node.pop(key))
+            if isinstance(node, dict)
+            else node.clear()
+        ),
         lambda: tree.__setitem__(chance.choice(["name", "trial", "budget", "phases", "confirm"]), value),
     ]
     chance.choice(changes)()
@@ -121,7 +160,13 @@ def _replaced(data: bytes, chance: random.Random) -> bytes:
     line = chance.choice(text.splitlines() or [""])
     others = [
         *(b"", b"\n", b"\0" * 500, b"[]", b"3", b"null", b"PK\x03\x04", chance.randbytes(300), b"a" * 500_000),
-        *(BOMB.encode() + data, MERGES.encode() + data, (BOMB + "name: *a11\n").encode(), b"&a [*a]", b"name: &n {x: *n}"),
+        *(
+            BOMB.encode() + data,
+            MERGES.encode() + data,
+            (BOMB + "name: *a11\n").encode(),
+            b"&a [*a]",
+            b"name: &n {x: *n}",
+        ),
         *(text.encode("utf-16"), text.encode("utf-32"), text.encode("cp1252", "replace"), b"\xff" + data, data + data),
         *(text.replace("\n", "\r").encode(), (text + line + "\n").encode(), b"- " + data, data + b"\n---\n" + data),
     ]
@@ -140,7 +185,18 @@ def _torn(data: bytes, chance: random.Random) -> bytes:
 
 def _setting(chance: random.Random) -> str:
     known = ["name", "trial.epochs", "trial.loss", "space", "space.optim.lr", "budget.trials", "phases.0.sampler.type"]
-    paths = [*known, "", ".", "..", "a" * 3000, "a." * 9000 + "b", "phases.999999999999999999999", "phases." + "9" * 6000]
+    paths = [
+        *known,
+        "",
+        ".",
+        "..",
+        "a" * 3000,
+        "a." * 9000 + "b",
+        "phases.999999999999999999999",
+        "phases." + "9" * 6000,
+    ]
     value = chance.choice([*TEXTS, *(json.dumps(each) for each in VALUES[:40] if each != LONG), BOMB, LONG * 5])
     # No argument of a process has a NUL in it.
-    return (chance.choice([*paths, "trial.benchmark.path"]) + chance.choice(["=", "=", "=", ""]) + value).replace("\0", "")
+    return (chance.choice([*paths, "trial.benchmark.path"]) + chance.choice(["=", "=", "=", ""]) + value).replace(
+        "\0", ""
+    )

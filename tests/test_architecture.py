@@ -37,10 +37,11 @@ LAYERS = {
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
         (
-            "events loading pareto safe_yaml importing.shell reference.elsewhere reference.official report.document "
+            "loading pareto redaction safe_yaml importing.shell reference.elsewhere reference.official report.document "
             "report.markdown search.layers"
         ),
         # what stands alone
+        "events",
         (
             "ledger report.drawing report.table_files results.cost results.intervals results.volume "
             "search.standings tracking.usage"

@@ -505,14 +505,24 @@ def test_an_objective_on_a_set_that_the_benchmark_lacks_is_told(place: Path) -> 
 # -- the tracking server -----------------------------------------------------------------------------------------------
 
 
-def test_a_tracking_server_that_does_not_answer_is_told_without_its_password(place: Path) -> None:
+def test_a_tracking_server_that_does_not_answer_is_told_without_its_password(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as taken:  # a port that nobody listens on
         taken.bind(("127.0.0.1", 0))
-        uri = f"http://me:secret@127.0.0.1:{taken.getsockname()[1]}"
-        message = refused(place, {"tracking": {"uri": uri}})["tracking.uri"]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{taken.getsockname()[1]}")
+        message = refused(place, {})["MLFLOW_TRACKING_URI"]
     assert "does not answer" in message
     assert "start it, correct the URI, or leave it out" in message
     assert "secret" not in message
+
+
+def test_a_secret_in_a_sweep_file_is_refused_without_repeating_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
+    found = refused(place, {"tracking": {"uri": "postgresql://me:pw@host/db"}, "description": "by hf_abcdefgh"})
+    assert found["tracking.uri"].startswith("holds the password of a URI, and a sweep's settings are no secret; leave")
+    assert found["description"].startswith("holds the value of HF_TOKEN")
+    assert not any("pw@" in message or "abcdefgh" in message for message in found.values())
 
 
 def test_the_environment_names_the_tracking_server_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,9 @@ def _fault(code: Any, out: str, err: str) -> str:
 
 @pytest.mark.parametrize("number", [3, 141, 592, 653])
 def test_the_real_command_refuses_it_too(number: int, tmp_path: Path) -> None:
-    data, _ = next(each for each in map(mutated, range(number, number + 1000)) if b"pwned" in each[0] or b"\0" in each[0])
+    data, _ = next(
+        each for each in map(mutated, range(number, number + 1000)) if b"pwned" in each[0] or b"\0" in each[0]
+    )
     (tmp_path / "sweep.yaml").write_bytes(data)
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator.cli", "run", "sweep.yaml"],

@@ -12,7 +12,7 @@ from orchestrator.report.phrasing import count, duration, enumerated, estimate, 
 from orchestrator.results.choices import recommended
 from orchestrator.results.evidence import Confirmed
 from orchestrator.results.front import Summary
-from orchestrator.tracking.uri import redacted
+from orchestrator.redaction import redacted
 from orchestrator.tracking.views import view_query
 
 _ROWS, _LONGEST, _SETTINGS = 10, 4800, 120

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from orchestrator.events import Anchor, Ended, Suggested, SweepInfo
 from orchestrator.results.front import method_of
-from orchestrator.tracking.uri import redacted
+from orchestrator.redaction import redacted
 
 ANCHORS = {"target": "target model", "retain": "retain model"}
 """Name of a model that is not a trial -> name of its run."""

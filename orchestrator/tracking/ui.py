@@ -15,9 +15,10 @@ from pathlib import Path
 
 from orchestrator.events import SweepInfo, records
 from orchestrator.ledger import read_events
+from orchestrator.redaction import redacted
 from orchestrator.results.front import front_of
 from orchestrator.tracking.client import client_of, runs_of, sweep_tag
-from orchestrator.tracking.uri import TrackingError, recorded_uri, redacted, refusal, require_store, resolve_uri, uri_of
+from orchestrator.tracking.uri import TrackingError, recorded_uri, refusal, require_store, resolve_uri, uri_of
 from orchestrator.tracking.views import TRAINING, has_seeds, query, view_query
 
 UI = "http://127.0.0.1:5000"
