@@ -17,11 +17,12 @@ def main() -> None:
     """Entry point: errors that a user can mend are one clear message and exit code 2."""
     from orchestrator.problems import ConfigError, RunFailed
     from orchestrator.redaction import redacted
+    from orchestrator.salvage import LedgerError
     from orchestrator.tracking.uri import TrackingError
 
     try:
         app()
-    except (ConfigError, TrackingError) as error:
+    except (ConfigError, LedgerError, TrackingError) as error:
         typer.echo(redacted(str(error)), err=True)
         sys.exit(2)
     except RunFailed as error:

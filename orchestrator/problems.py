@@ -21,7 +21,6 @@ from orchestrator.events import SweepInfo
 from orchestrator.redaction import secret_in
 from orchestrator.safe_yaml import BadYAML, parse_yaml
 
-
 _MOST, _LONGEST, _WORD = 50, 1500, 200
 """Problems that are listed, characters of a line, and of a word that may have been meant as another one."""
 

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from orchestrator.loading import adapter_base, load_any
 from orchestrator.problems import ConfigError, Problem, RunFailed, did_you_mean, problems_of, read_yaml
-from orchestrator.safe_yaml import BadYAML, parse_yaml
 from orchestrator.report.scores import Given, absences, lines, tables
+from orchestrator.safe_yaml import BadYAML, parse_yaml
 from orchestrator.trial_checks import check_benchmark, check_model
 from search_spaces.space import with_paths
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark

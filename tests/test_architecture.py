@@ -42,6 +42,7 @@ LAYERS = {
         ),
         # what stands alone
         "events",
+        "salvage",
         (
             "ledger report.drawing report.table_files results.cost results.intervals results.volume "
             "search.standings tracking.usage"
