@@ -186,7 +186,7 @@ class SweepInfo(_Line):
         Raises:
             FileNotFoundError: Not a run folder.
         """
-        return cls.model_validate_json((folder / "sweep.json").read_text(encoding="utf-8"))
+        return cls.model_validate_json((folder / "sweep.json").read_bytes())
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:

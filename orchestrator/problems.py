@@ -99,11 +99,9 @@ def require_run_folder(folder: Path) -> None:
         SweepInfo.read(folder)
     except ValidationError as error:
         fields = sorted({str(details["loc"][0]) for details in error.errors() if details["loc"]})
-        which = f" ({', '.join(fields)} differ)" if fields else ", or is cut short"
-        raise ConfigError(
-            str(folder / "sweep.json"),
-            [Problem("", f"was written by another version of unlearn-sweep{which}; use that one, or run it again")],
-        ) from None
+        which = f"was written by another version of unlearn-sweep ({', '.join(fields)} differ); use that one, or run it"
+        broken = "is damaged; `unlearn-sweep run` with its sweep file writes it"
+        raise ConfigError(str(folder / "sweep.json"), [Problem("", f"{which if fields else broken} again")]) from None
 
 
 def require_output(output: Path) -> None:

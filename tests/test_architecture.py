@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = {
     "trials": [
-        "settings metrics result authors presets refusals",  # plain values: they know of nothing else
+        "settings metrics result authors presets refusals checkpoints",  # plain values: they know of nothing else
         "logs prompts sources reading texts",
         "weighting aggregates wording annotations",  # the formulas of reweighting, and of metrics
         "pooling weight_profile registry",
@@ -89,7 +89,7 @@ BELOW = {
     "orchestrator": (
         "search_spaces.space trials.config trials.objectives trials.presets trials.settings trials.weighting "
         "trials.pooling trials.weight_profile trials.identity trials.benchmarks trials.result trials.sources "
-        "trials.logs trials.naming trials.registry"
+        "trials.logs trials.naming trials.registry trials.checkpoints"
     ),
 }
 """Package -> what it may import of the other packages at the top of a file: nothing that imports torch."""

@@ -577,7 +577,9 @@ def test_a_folder_without_a_sweep_is_told_with_its_neighbours(place: Path) -> No
         reload_sweep(place / "critera")
 
 
-@pytest.mark.parametrize(("text", "message"), [("{}", "benchmark, config, .* differ"), ('{"na', "is cut short")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{}", "benchmark, config, .* differ"), ('{"na', "is damaged"), ("\0" * 90, "is damaged")]
+)
 def test_a_sweep_json_of_another_version_is_told_and_left_alone(place: Path, text: str, message: str) -> None:
     folder, sweep, benchmark = run_folder(place)
     (folder / "sweep.json").write_text(text)

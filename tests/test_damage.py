@@ -12,12 +12,15 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from orchestrator.events import Ended, Suggested
+from orchestrator.events import Ended, Epoch, Suggested, SweepInfo
+from orchestrator.folder import keep_house, open_folder
 from orchestrator.ledger import Ledger, read_events, read_records
+from orchestrator.problems import ConfigError, require_run_folder
 from orchestrator.results.front import front_of
 from orchestrator.salvage import salvage
 from tests.simulate import simulate
 from tests.sweeps import small_sweep
+from trials.benchmarks import load_benchmark
 
 SWEEPS: dict[str, dict[str, Any]] = {
     "stop": {},
@@ -126,6 +129,44 @@ def test_the_new_ledger_is_locked_and_so_is_the_old_one(folder: Path) -> None:
         Ledger(folder)
     ledger.close()
     Ledger(folder).close()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 900, b'{"name": "smo', b"\xff\xfe{}"])
+def test_a_damaged_sweep_json_is_written_again_by_run(content: bytes, folder: Path) -> None:
+    sweep = small_sweep()
+    benchmark = load_benchmark(sweep.trial.benchmark)
+    ledger = open_folder(folder / "small", sweep, benchmark, "")
+    ledger.append(Suggested(trial_id="00000", number=0, label=None, params={}, config={}, fingerprint="f", seed=0))
+    ledger.close()
+    before = SweepInfo.read(folder / "small")
+    (folder / "small" / "sweep.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"is damaged; `unlearn-sweep run` with its sweep file writes it again"):
+        require_run_folder(folder / "small")
+    other = small_sweep(objectives={"forget.nll": "max"}, reference_point={"forget.nll": 0.0})
+    with pytest.raises(ConfigError, match="was not written by this version"):
+        open_folder(folder / "small", other, benchmark, "")
+    open_folder(folder / "small", sweep, benchmark, "").close()
+    after = SweepInfo.read(folder / "small")
+    assert after.model_copy(update={"created": before.created}) == before
+
+
+def test_a_damaged_table_of_a_trial_is_written_again(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep = small_sweep()
+    benchmark = load_benchmark(sweep.trial.benchmark)
+    ledger = open_folder(folder / "small", sweep, benchmark, "")
+    ledger.listen(lambda event: keep_house(folder / "small", ledger, event))
+    ledger.append(Suggested(trial_id="00000", number=0, label=None, params={}, config={}, fingerprint="f", seed=0))
+    ledger.append(Epoch(trial_id="00000", epoch=1, metrics={"forget.nll": 1.0}, seconds=1.0))
+    ledger.append(Ended(trial_id="00000", state="COMPLETE", epoch=1))
+    ledger.close()
+    table = folder / "small" / "trials" / "00000" / "metrics.csv"
+    before = table.read_bytes()
+    open_folder(folder / "small", sweep, benchmark, "").close()
+    assert caplog.messages == []
+    table.write_bytes(before[:20] + b"\0" * 9)
+    open_folder(folder / "small", sweep, benchmark, "").close()
+    assert table.read_bytes() == before
+    assert caplog.messages == [f"{table} was damaged and is written again"]
 
 
 @pytest.mark.parametrize("name", ["trials.jsonl", "study.log"])
