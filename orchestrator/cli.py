@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
@@ -16,17 +17,24 @@ __all__ = ["EPILOG", "app", "cluster_verbs", "main", "sweep_verbs", "view_verbs"
 def main() -> None:
     """Entry point: errors that a user can mend are one clear message and exit code 2."""
     from orchestrator.problems import ConfigError, RunFailed
+    from orchestrator.redaction import redacted
+    from orchestrator.salvage import LedgerError
     from orchestrator.tracking.uri import TrackingError
 
     take_over()
     try:
         app()
-    except (ConfigError, TrackingError) as error:
-        typer.echo(error, err=True)
+    except (ConfigError, LedgerError, TrackingError) as error:
+        typer.echo(redacted(str(error)), err=True)
         sys.exit(2)
     except RunFailed as error:
-        typer.echo(f"failed: {error}", err=True)
+        typer.echo(redacted(f"failed: {error}"), err=True)
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        typer.echo(f"a path is longer than the system can take: {str(error.filename)[:60]!r}..; shorten it", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":  # the entry point of a job, whose nodes may have no `unlearn-sweep` on their PATH

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, Valida
 
 from orchestrator.checks import check_sweep
 from orchestrator.events import SweepInfo
-from orchestrator.problems import ConfigError, Problem, lay_over, problems_of, read_yaml, require_run_folder
+from orchestrator.problems import ConfigError, Problem, lay_over, problems_of, read_yaml, require_run_folder, secrets_in
 from orchestrator.search.checks import check_file
 from orchestrator.search.config import (
     BOUND,
@@ -180,6 +180,8 @@ def load_sweep(file: str, overrides: Sequence[str] = (), *, output: Path) -> tup
         ConfigError: With every problem found.
     """
     raw = read_yaml(file, overrides)
+    if secret := secrets_in(raw):
+        raise ConfigError(file, secret)
     problems: list[Problem] = []
     try:
         config = SweepConfig.model_validate(raw)
@@ -212,6 +214,8 @@ def reload_sweep(folder: Path, overrides: Sequence[str] = ()) -> tuple[SweepConf
     info = SweepInfo.read(folder)
     raw = copy.deepcopy(info.config)
     problems = _lay_over_recorded(raw, overrides)
+    if secret := secrets_in(raw):
+        raise ConfigError("--set", secret)
     try:
         config = _measuring(_absolute(SweepConfig.model_validate(raw)))
     except ValidationError as error:

@@ -8,11 +8,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from orchestrator.redaction import redacted
 
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
 Origin = Literal["baseline", "search", "ablation", "confirm", "earlier"]
 """Who proposed a trial: `confirm` runs a candidate again with a fresh seed, `earlier` comes from another run folder."""
+
+
+Failure = Annotated[str, AfterValidator(redacted)]
+"""Why something failed: whatever raised it, no secret is written down."""
 
 
 class _Line(BaseModel):
@@ -92,7 +98,7 @@ class Ended(_Line):
     trial_id: str
     state: State
     epoch: int
-    failure: str | None = None
+    failure: Failure | None = None
     violations: dict[str, float] = {}
 
 
@@ -104,7 +110,7 @@ class Measured(_Line):
     trial_id: str
     metrics: dict[str, float]
     seconds: float
-    failure: str | None = None
+    failure: Failure | None = None
 
 
 class Opened(_Line):
@@ -180,7 +186,7 @@ class SweepInfo(_Line):
         Raises:
             FileNotFoundError: Not a run folder.
         """
-        return cls.model_validate_json((folder / "sweep.json").read_text(encoding="utf-8"))
+        return cls.model_validate_json((folder / "sweep.json").read_bytes())
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -27,6 +27,7 @@ from orchestrator.search.earlier import origin_of
 from orchestrator.trial_checks import check_benchmark, check_model
 from search_spaces.space import get_path
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
+from trials.checkpoints import damage_of
 from trials.config import TrialConfig
 from trials.logs import EvalLog
 from trials.naming import named
@@ -36,7 +37,7 @@ from trials.result import TrialFailed
 TOLERANCE, HALF = 1e-5, 5e-2
 """How far, relative, a metric may be from what is recorded: in fp32, and in half precision."""
 
-_NOT_THE_MODEL = ("epoch.json", "optimizer.safetensors", "README.md")
+_NOT_THE_MODEL = ("epoch.json", "checksums.json", "optimizer.safetensors", "README.md")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,10 @@ def load_pick(folder: Path, pick: str, to: Path) -> Pick:
     checkpoint = place / f"{record.epoch:05d}"
     if not (checkpoint / "epoch.json").exists():
         problems.append(Problem("--pick", _gone(sweep, record, place)))
+    elif damage := damage_of(checkpoint):
+        lost = f"the checkpoint of trial {record.trial_id} is damaged ({damage}), and its model is lost"
+        again = f"unlearn-sweep trial {folder / 'trials' / record.trial_id / 'trial.json'}"
+        problems.append(Problem("--pick", f"{lost}; pick another trial, or run it again with `{again}`"))
     benchmark, found = check_benchmark(trial)
     problems += [*found, *check_model(trial)]
     if benchmark and not problems:

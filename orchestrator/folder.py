@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from orchestrator.events import Ended, Epoch, Event, Opened, SweepInfo
 from orchestrator.extension import Changes, changes_of, refused
 from orchestrator.ledger import Ledger, read_events, write_atomically
 from orchestrator.problems import ConfigError, Problem
+from orchestrator.redaction import redacted
 from orchestrator.search.earlier import differences
 from orchestrator.tracking.uri import recorded_uri, resolve_uri
 from trials.benchmarks import Benchmark
@@ -53,7 +55,7 @@ def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: 
     except OSError as error:
         message = f"the run folder cannot be written ({error.strerror}); give another --output"
         raise ConfigError(str(folder), [Problem("--output", message)]) from None
-    there = SweepInfo.read(folder) if _has_begun(ledger.events) else None
+    there = _recorded(folder) if _has_begun(ledger.events) else None
     data, model = sweep.digests(benchmark)
     configured = sweep.tracking.uri or (recorded_uri(there) if there else None)
     info = SweepInfo(
@@ -65,15 +67,16 @@ def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: 
         fingerprint=sweep.fingerprint(benchmark),
         data=data,
         model=model,
-        tracking_uri=resolve_uri(folder.parent, configured),
+        tracking_uri=redacted(resolve_uri(folder.parent, configured)),
         git_commit=there.git_commit if there else _git_commit(),
         versions={name: version(name) for name in ("unlearn-sweep", "torch", "transformers", "peft", "ray", "optuna")},
         created=there.created if there else time.time(),
     )
+    _restore_tables(folder, ledger)
     ledger.append(Opened(fingerprint=info.fingerprint, changed=changes))
     write_atomically(folder / "sweep.json", info.model_dump_json(indent=1) + "\n")
     if source:
-        write_atomically(folder / "sweep.yaml", source)
+        write_atomically(folder / "sweep.yaml", redacted(source))
     return ledger
 
 
@@ -89,6 +92,8 @@ def check_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark) -> Chan
     if not (folder / "sweep.json").exists():
         return {}
     digests = sweep.digests(benchmark)
+    if _recorded(folder) is None and _last_opened(folder) == sweep.fingerprint(benchmark):
+        return {}  # it is this sweep's, by its ledger: `sweep.json` is written again
     try:
         there = SweepInfo.read(folder)
         old = type(sweep).model_validate(there.config)
@@ -107,6 +112,19 @@ def check_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark) -> Chan
         taken = f"; there, `warm_start: [{folder}]` takes over what ran here" if fits else ""
         raise ConfigError(str(folder), [*problems, Problem("", f"this makes it another sweep: {_ELSEWHERE}{taken}")])
     return changes
+
+
+def _recorded(folder: Path) -> SweepInfo | None:
+    """The folder's `sweep.json`; None where it cannot be read."""
+    try:
+        return SweepInfo.read(folder)
+    except ValidationError:
+        return None
+
+
+def _last_opened(folder: Path) -> str | None:
+    """Fingerprint with which the sweep of a folder was taken up last."""
+    return next((event.fingerprint for event in reversed(read_events(folder)) if isinstance(event, Opened)), None)
 
 
 def _has_begun(events: Iterable[Event]) -> bool:
@@ -137,13 +155,28 @@ def _keep(folder: Path, ledger: Ledger, event: Ended) -> None:
     place = folder / "trials" / event.trial_id
     if event.state != "COMPLETE":
         shutil.rmtree(place / "checkpoint", ignore_errors=True)
-    epochs = [e for e in ledger.of(event.trial_id) if isinstance(e, Epoch)]
     place.mkdir(parents=True, exist_ok=True)
+    write_atomically(place / "metrics.csv", _table(ledger, event.trial_id))
+
+
+def _table(ledger: Ledger, trial_id: str) -> str:
+    """The text of a trial's `metrics.csv`."""
+    epochs = [e for e in ledger.of(trial_id) if isinstance(e, Epoch)]
     columns = dict.fromkeys(name for epoch in epochs for name in epoch.metrics)
-    with open(place / "metrics.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["epoch", "seconds", *columns])
-        table.writerows([e.epoch, f"{e.seconds:.3f}", *(e.metrics.get(name) for name in columns)] for e in epochs)
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(["epoch", "seconds", *columns])
+    table.writerows([e.epoch, f"{e.seconds:.3f}", *(e.metrics.get(name) for name in columns)] for e in epochs)
+    return text.getvalue()
+
+
+def _restore_tables(folder: Path, ledger: Ledger) -> None:
+    """Writes tables of ended trials again that are not what the ledger says: nobody reads them back but people."""
+    for record in ledger.records():
+        file, text = folder / "trials" / record.trial_id / "metrics.csv", _table(ledger, record.trial_id)
+        if file.exists() and file.read_bytes() != text.encode():
+            write_atomically(file, text)
+            logger.warning("%s was damaged and is written again", file)
 
 
 def _git_commit() -> str | None:

@@ -3,23 +3,27 @@
 `ledger.jsonl` is the only source of truth. One line is one event, written by the driver with a single call and
 fsynced before anything else hears of it, so whatever else dies (Ray, the tracking server, the driver itself) can be
 rebuilt: the study, the rungs of the scheduler, the MLflow runs, `trials.jsonl` and the report are all functions of it.
-A line cut short by a killed driver is the last one and is dropped on reading.
+A line cut short by a killed driver is the last one and is dropped on reading. Other lines that cannot be read (a lost
+block after a power cut) are passed over with a warning, see `orchestrator/salvage.py`; whoever takes up the sweep sets
+the damaged file aside, as `ledger.jsonl.damaged-<n>`, with the folders of trials that nothing is known of any more.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from orchestrator.events import Anchor, Ended, Event, Measured, Opened, Record, Suggested, record_of, records
+from orchestrator.salvage import Salvage, salvage
 
-from orchestrator.events import Anchor, Ended, Event, Measured, Opened, Record, record_of, records
-
-_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+logger = logging.getLogger(__name__)
+_told: set[tuple[Path, str]] = set()  # a damaged ledger is read often, and warned of once
 
 
 class History:
@@ -85,10 +89,15 @@ class Ledger(History):
         except BlockingIOError:
             os.close(self._file)
             raise
-        super().__init__(read_events(folder))
+        lines = _whole_lines(path)
+        found = salvage(lines)
+        super().__init__(found.events)
         # A torn last line would join the next one and lose it: cut it off before appending.
-        self._length = sum(len(line) for line in _whole_lines(path))
+        self._length = sum(len(line) for line in lines)
         os.ftruncate(self._file, self._length)
+        self._stale: int | None = None
+        if found.damaged:
+            self._set_aside(found)
         self._write_records()
 
     def append(self, event: Event) -> None:
@@ -111,6 +120,27 @@ class Ledger(History):
     def close(self) -> None:
         """Closes the file; the ledger takes no more events."""
         os.close(self._file)
+        if self._stale is not None:
+            os.close(self._stale)
+
+    def _set_aside(self, found: Salvage) -> None:
+        """Keeps the damaged file under another name and goes on with a new one, under a lock from its beginning."""
+        path = self.folder / "ledger.jsonl"
+        number = 1 + len(list(self.folder.glob("ledger.jsonl.damaged-*")))
+        aside, fresh = f"damaged-{number}", path.with_name(".ledger.jsonl.part")
+        shutil.copy2(path, f"{path}.{aside}")
+        # The lock of the old file is kept too: who has opened it before must not come to think that it is free.
+        self._stale, self._file = self._file, os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._length = 0
+        for event in self.events:
+            self._write(event.model_dump_json())
+        os.replace(fresh, path)
+        known = {event.trial_id for event in self.events if isinstance(event, Suggested)}
+        for place in sorted(self.folder.glob("trials/[0-9]*")):
+            if place.name not in known and "." not in place.name:  # its name may be given to another trial
+                os.replace(place, place.with_name(f"{place.name}.{aside}"))
+        logger.warning("%s: %s; the damaged file is in %s.%s", self.folder, found, path.name, aside)
 
     def _write_records(self) -> None:
         lines = [f"{record.model_dump_json()}\n" for record in self.records()]
@@ -144,12 +174,16 @@ def in_use(folder: Path) -> bool:
 
 
 def read_events(folder: Path) -> list[Event]:
-    """The events of a run folder in order; empty where there is no ledger yet.
+    """The events of a run folder in order; empty where there is no ledger yet. Warns of what cannot be read.
 
     Raises:
-        ValueError: A line in the middle is not an event: the file was edited or is of another version.
+        LedgerError: A line is an event of another version.
     """
-    return [_EVENT.validate_json(line) for line in _whole_lines(folder / "ledger.jsonl")]
+    found = salvage(_whole_lines(folder / "ledger.jsonl"))
+    if found.damaged and (folder, str(found)) not in _told:
+        _told.add((folder, str(found)))
+        logger.warning("%s: %s", folder, found)
+    return found.events
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -175,5 +209,4 @@ def write_atomically(path: Path, text: str) -> None:
 def _whole_lines(path: Path) -> list[bytes]:
     if not path.exists():
         return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    return [line for line in lines if line.endswith(b"\n")]
+    return [line + b"\n" for line in path.read_bytes().split(b"\n")[:-1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import types
@@ -12,12 +13,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from orchestrator.events import SweepInfo
+from orchestrator.redaction import secret_in
+from orchestrator.safe_yaml import BadYAML, parse_yaml
+
+_MOST, _LONGEST, _WORD = 50, 1500, 200
+"""Problems that are listed, characters of a line, and of a word that may have been meant as another one."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,16 @@ class ConfigError(Exception):
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source, self.problems = source, list(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [f"  {p.path}: {p.message}" if p.path else f"  {p.message}" for p in problems]
-        super().__init__("\n".join([f"{source}: {count}", *lines]))
+        lines = [f"  {p.path}: {p.message}" if p.path else f"  {p.message}" for p in self.problems[:_MOST]]
+        if len(problems) > _MOST:
+            lines.append(f"  and {len(problems) - _MOST} more")
+        super().__init__("\n".join(_presentable(line) for line in [f"{source}: {count}", *lines]))
+
+
+def _presentable(line: str) -> str:
+    """A line for a terminal: nothing in it can move the cursor, and a value in it leaves room for rule and remedy."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 class RunFailed(Exception):
@@ -45,33 +58,11 @@ class RunFailed(Exception):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or what there is to choose from when nothing is near."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(word)[:_WORD], known, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else f"; choose among {', '.join(known)}"
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as the number it looks like and refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a list or mapping cannot be a key", key.start_mark)
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} stands twice; drop one", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 wants a dot and a sign in an exponent; without this, `lr: 1e-4` is a string.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def shipped() -> dict[str, Path]:
@@ -87,8 +78,9 @@ def find_sweep(file: str) -> Path:
         ConfigError: There is no such file.
     """
     path = Path(file)
-    if path.is_file():
-        return path
+    with contextlib.suppress(OSError):  # longer than any name of a file
+        if path.is_file():
+            return path
     known = shipped()
     if path.stem in known and path.parent.name in {"", "search_spaces"}:
         return known[path.stem]
@@ -107,11 +99,9 @@ def require_run_folder(folder: Path) -> None:
         SweepInfo.read(folder)
     except ValidationError as error:
         fields = sorted({str(details["loc"][0]) for details in error.errors() if details["loc"]})
-        which = f" ({', '.join(fields)} differ)" if fields else ", or is cut short"
-        raise ConfigError(
-            str(folder / "sweep.json"),
-            [Problem("", f"was written by another version of unlearn-sweep{which}; use that one, or run it again")],
-        ) from None
+        which = f"was written by another version of unlearn-sweep ({', '.join(fields)} differ); use that one, or run it"
+        broken = "is damaged; `unlearn-sweep run` with its sweep file writes it"
+        raise ConfigError(str(folder / "sweep.json"), [Problem("", f"{which if fields else broken} again")]) from None
 
 
 def require_output(output: Path) -> None:
@@ -127,9 +117,11 @@ def read_yaml(file: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ConfigError: The file is missing or not YAML, or a setting is not `path=value`.
     """
     try:
-        raw = yaml.load(find_sweep(file).read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(file, [Problem("", f"not readable as YAML: {' '.join(str(error).split())}")]) from None
+        raw = parse_yaml(find_sweep(file).read_text(encoding="utf-8"))
+    except (BadYAML, UnicodeDecodeError) as error:
+        raise ConfigError(file, [Problem("", f"not readable as YAML: {error}")]) from None
+    except OSError as error:
+        raise ConfigError(file, [Problem("", f"cannot be read ({error.strerror}); make it readable")]) from None
     if not isinstance(raw, dict):
         raise ConfigError(
             file, [Problem("", f"holds {type(raw).__name__}, a sweep file is a mapping: name, trial, space")]
@@ -147,15 +139,24 @@ def lay_over(raw: dict[str, Any], overrides: Sequence[str]) -> None:
     problems = []
     for override in overrides:
         path, equals, text = override.partition("=")
-        if not equals or not path:
+        if not equals or not path or len(path) > _WORD:
             problems.append(Problem("", f"{override!r} is not path=value, as in trial.epochs=5"))
             continue
         try:
-            _override(raw, path, yaml.load(text, _Loader))
-        except yaml.YAMLError:
+            _override(raw, path, parse_yaml(text))
+        except BadYAML:
             problems.append(Problem(path, f"{text!r} is not readable as YAML; quote it"))
     if problems:
         raise ConfigError("--set", problems)
+
+
+def secrets_in(raw: Any, path: str = "") -> list[Problem]:
+    """A problem for each text that holds a secret: what is set is written down in many places, and shown."""
+    if isinstance(raw, str) and (kind := secret_in(raw)):
+        remedy = "leave it to the environment, as in MLFLOW_TRACKING_URI, MLFLOW_TRACKING_PASSWORD or HF_TOKEN"
+        return [Problem(path, f"holds {kind}, and a sweep's settings are no secret; {remedy}")]
+    pairs = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
+    return [problem for key, value in pairs for problem in secrets_in(value, f"{path}.{key}".strip("."))]
 
 
 _DOTTED = {"space", "objectives", "reference_point", "constraints", "floors", "values"}

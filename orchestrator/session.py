@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.events import Event
+from orchestrator.redaction import LogFormatter
 
 
 @contextlib.contextmanager
 def logging_to(file: Path) -> Iterator[None]:
     """Sends the driver's and Ray's log lines to a file: the screen is for results."""
     handler = logging.FileHandler(file, delay=True, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(LogFormatter())
     logs = [logging.getLogger(name) for name in ("ray", "orchestrator")]
     before = [(log.handlers, log.propagate) for log in logs]
     for log in logs:

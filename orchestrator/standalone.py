@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
 from orchestrator.loading import adapter_base, load_any
 from orchestrator.problems import ConfigError, Problem, RunFailed, did_you_mean, problems_of, read_yaml
 from orchestrator.report.scores import Given, absences, lines, tables
+from orchestrator.safe_yaml import BadYAML, parse_yaml
 from orchestrator.trial_checks import check_benchmark, check_model
 from search_spaces.space import with_paths
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
@@ -191,8 +191,8 @@ def _settings(settings: Sequence[str], problems: list[Problem]) -> dict[str, Any
             problems.append(Problem("--set", f"{idle}; what can be set is {', '.join(_SETTINGS)}"))
         else:
             try:
-                values[path] = yaml.safe_load(text)
-            except yaml.YAMLError:
+                values[path] = parse_yaml(text)
+            except BadYAML:
                 problems.append(Problem(path, f"{text!r} is not readable as YAML; quote it"))
     return values
 

@@ -16,6 +16,7 @@ from typing import Any
 from ray import tune
 
 from orchestrator.ledger import write_atomically
+from orchestrator.redaction import LogFormatter
 from orchestrator.tracking.usage import Usage
 from trials.config import TrialConfig
 from trials.result import EpochResult, TrialFailed
@@ -82,7 +83,7 @@ class Worker(tune.Trainable):
         trial = TrialConfig.model_validate(config["trial"])
         write_atomically(folder / "trial.json", trial.model_dump_json(indent=1) + "\n")
         self._log = logging.FileHandler(folder / "log.txt", delay=True, encoding="utf-8")
-        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._log.setFormatter(LogFormatter())
         logging.getLogger().addHandler(self._log)
         self._epochs = self._run(trial, folder)
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = {
     "trials": [
-        "settings metrics result authors presets refusals",  # plain values: they know of nothing else
+        "settings metrics result authors presets refusals checkpoints",  # plain values: they know of nothing else
         "logs prompts sources reading texts",
         "weighting aggregates wording annotations",  # the formulas of reweighting, and of metrics
         "pooling weight_profile registry",
@@ -37,10 +37,12 @@ LAYERS = {
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
         (
-            "access events loading pareto importing.shell reference.elsewhere reference.official report.document "
-            "report.markdown search.layers"
+            "access loading pareto redaction safe_yaml importing.shell reference.elsewhere reference.official "
+            "report.document report.markdown search.layers"
         ),
         # what stands alone
+        "events",
+        "salvage",
         (
             "ledger report.drawing report.table_files results.cost results.intervals results.volume "
             "search.standings tracking.usage"
@@ -88,7 +90,7 @@ BELOW = {
     "orchestrator": (
         "search_spaces.space trials.config trials.objectives trials.presets trials.settings trials.weighting "
         "trials.pooling trials.weight_profile trials.identity trials.benchmarks trials.result trials.sources "
-        "trials.logs trials.naming trials.registry"
+        "trials.logs trials.naming trials.registry trials.checkpoints"
     ),
 }
 """Package -> what it may import of the other packages at the top of a file: nothing that imports torch."""
@@ -201,7 +203,7 @@ EXTERNAL: dict[str, dict[str, str]] = {
         "in functions": "orchestrator.cluster_verbs orchestrator.sweep_verbs orchestrator.view_verbs",
     },
     "yaml": {
-        "top": "orchestrator.problems orchestrator.report.phrasing orchestrator.report.card orchestrator.standalone "
+        "top": "orchestrator.safe_yaml orchestrator.report.phrasing orchestrator.report.card "
         "orchestrator.importing.formats orchestrator.importing.sweep_file"
     },
     "platformdirs": {"top": "trials.identity"},

@@ -1,6 +1,7 @@
 """Checkpoints: a resumed trial is the uninterrupted one, and what is left behind is a model like any other."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.tiny import LORA, numbers, run, same, saved
+from trials.checkpoints import damage_of
 from trials.logits import LogitDifference
+from trials.measuring import measure_again
 from trials.models import workspace
+from trials.result import TrialFailed
 from trials.unlearn import run_trial
 
 ULD = {"criterion": {"type": "uld", "layers": 1}, "retain": {"term": "uniform"}}
@@ -177,3 +181,50 @@ def test_half_precision_moves_at_a_learning_rate_below_its_spacing(tmp_path: Pat
     config = tiny.trial(folder, model={"dtype": "bfloat16"}, epochs=8, optim={"lr": 2e-4, "batch_size": 1})
     first, *_, last = run(config, tmp_path / "trial")
     assert last.metrics["forget.nll"] != first.metrics["forget.nll"]
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-50] ^= 1  # of a tensor: every reader would take it
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "said"),
+    [
+        ("model.safetensors", cut_short, r"model.safetensors has \d+ bytes of \d+"),
+        ("model.safetensors", flip, "model.safetensors is not what was written"),
+        ("model.safetensors", Path.unlink, "model.safetensors is missing"),
+        ("optimizer.safetensors", flip, "optimizer.safetensors is not what was written"),
+        ("epoch.json", flip, "epoch.json is not what was written"),
+        ("checksums.json", cut_short, "checksums.json is missing or cannot be read"),
+        ("checksums.json", Path.unlink, "checksums.json is missing or cannot be read"),
+    ],
+)
+def test_a_trial_with_a_damaged_checkpoint_begins_anew_and_says_so(
+    name: str, harm: Any, said: str, llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny.trial(llama, epochs=2)
+    stream = run_trial(config, folder=tmp_path)
+    first = next(stream)
+    stream.close()
+    (place,) = (tmp_path / "checkpoint").iterdir()
+    harm(place / name)
+    again = run(config, tmp_path, resume_from=tmp_path / "checkpoint")
+    assert [result.epoch for result in again] == [1, 2]
+    assert numbers(again[:1]) == numbers([first])
+    (line,) = [message for message in caplog.messages if "damaged" in message]
+    assert re.search(rf"00001 is damaged \({said}\): the trial begins anew", line)
+    assert damage_of(tmp_path / "checkpoint" / "00002") == ""
+
+
+def test_a_damaged_checkpoint_is_not_measured(llama: Path, tmp_path: Path) -> None:
+    config = tiny.trial(llama, epochs=1)
+    run(config, tmp_path)
+    flip(tmp_path / "checkpoint" / "00001" / "model.safetensors")
+    with pytest.raises(TrialFailed, match=r"is damaged \(model.safetensors is not what was written\): the trial's mo"):
+        measure_again(config, tmp_path / "checkpoint", tiny.MEASURED)

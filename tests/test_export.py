@@ -21,6 +21,7 @@ from tests.runs import Cli, Run
 from tests.tiny import LORA
 from tests.tokenizers import TOKENIZERS
 from trials.benchmarks import load_benchmark
+from trials.checkpoints import seal
 from trials.config import TrialConfig
 from trials.evaluate import Evaluator
 from trials.logs import read_log
@@ -115,6 +116,7 @@ def test_an_adapter_names_the_model_that_it_belongs_to(llama: Path, tmp_path: Pa
     checkpoint = run.folder / "trials" / "00000" / "checkpoint" / "00002" / "adapter_config.json"
     moved = json.loads(checkpoint.read_text("utf-8")) | {"base_model_name_or_path": "elsewhere"}
     checkpoint.write_text(json.dumps(moved), encoding="utf-8")
+    seal(checkpoint.parent)
     assert cli("export", run.folder, "--to", "out")[0] == 0
     assert names(Path("out")) == ADAPTER
     settings = json.loads(Path("out/adapter_config.json").read_text("utf-8"))
@@ -279,10 +281,22 @@ def test_no_run_folder_is_told_of(cli: Cli) -> None:
 # -- what does not score as recorded -----------------------------------------------------------------------------------
 
 
+def test_a_damaged_checkpoint_is_told_before_anything_is_loaded(ended: Run, cli: Cli) -> None:
+    place = ended.folder / "trials" / "00000" / "checkpoint" / "00002" / "model.safetensors"
+    whole = place.read_bytes()
+    place.write_bytes(whole[:-8])
+    code, out, err = cli("export", ended.folder, "--pick", "00000", "--to", "out")
+    place.write_bytes(whole)
+    assert (code, out) == (2, "")
+    assert "the checkpoint of trial 00000 is damaged (model.safetensors has " in err
+    assert "and its model is lost; pick another trial, or run it again with `unlearn-sweep trial " in err
+
+
 def test_a_model_that_does_not_score_as_recorded_is_not_exported(ended: Run, cli: Cli) -> None:
     place = ended.folder / "trials" / "00000" / "checkpoint" / "00002" / "model.safetensors"
     other = tiny.saved_model(ended.folder / "other")
     shutil.copyfile(other / "model.safetensors", place)
+    seal(place.parent)
     code, out, err = cli("export", ended.folder, "--to", "out")
     assert (code, out) == (1, "")
     said = r"failed: the model as written does not score as recorded, and was not kept: .*forget.nll [\d.]+ \(recorded "
@@ -323,6 +337,7 @@ def test_what_has_changed_since_the_sweep_is_named(part: str, tmp_path: Path, to
     checkpoint = run.folder / "trials" / run.suggest(config) / "checkpoint" / "00001"
     checkpoint.mkdir(parents=True)
     (checkpoint / "epoch.json").write_text("{}")
+    seal(checkpoint)
     run.end("00000", [{"forget.extraction_strength": 0.0, "retain.extraction_strength": 0.0}])
     if part == "model":
         (target / "config.json").write_text((target / "config.json").read_text() + "\n")

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Suggested, finite, records
 from orchestrator.ledger import Ledger, in_use, read_events, read_records
+from orchestrator.salvage import LedgerError
 
 
 def suggested(number: int) -> Suggested:
@@ -58,9 +59,9 @@ def test_a_torn_last_line_is_dropped_and_the_next_event_stands_alone(folder: Pat
     assert [event.trial_id for event in read_events(folder) if isinstance(event, Suggested)] == ["00000", "00001"]
 
 
-def test_a_line_in_the_middle_that_is_no_event_is_an_error(folder: Path) -> None:
+def test_an_event_of_another_version_is_an_error(folder: Path) -> None:
     (folder / "ledger.jsonl").write_text('{"event": "party"}\n')
-    with pytest.raises(ValueError, match="party"):
+    with pytest.raises(LedgerError, match=r"line 1 of ledger.jsonl is an event 'party', which this version"):
         read_events(folder)
 
 

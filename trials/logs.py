@@ -82,7 +82,7 @@ def read_log(path: Path) -> EvalLog:
         document = json.loads(path.read_text(encoding="utf-8"), parse_int=float)
     except OSError as error:
         raise LogError(f"{path}: {error.strerror}; name an evaluation log") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LogError(f"{path}: not a JSON file: {error}; name an evaluation log") from error
     try:
         if not isinstance(document, dict):

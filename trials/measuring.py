@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trials.benchmarks import BenchmarkError, load_benchmark, parts_of
+from trials.checkpoints import damage_of
 from trials.config import TrialConfig
 from trials.evaluate import Evaluator
 from trials.logits import LogitDifference
@@ -26,11 +27,13 @@ def measure_again(config: TrialConfig, checkpoint: Path, names: Iterable[str]) -
         names: Full names of metrics; those that cannot be had are absent, what they are computed from is there too.
 
     Raises:
-        TrialFailed: There is no whole checkpoint.
+        TrialFailed: There is no whole checkpoint, or it is damaged.
     """
     place = latest_checkpoint(checkpoint)
     if place is None:
         raise TrialFailed(f"{str(checkpoint)!r} holds no whole checkpoint; only trials at full budget keep theirs")
+    if damage := damage_of(place):
+        raise TrialFailed(f"checkpoint {str(place)!r} is damaged ({damage}): the trial's model is lost")
     benchmark = load_benchmark(config.benchmark)
     target = prepare(config, benchmark, "target")
     model = load_unlearned(config, place, target)

@@ -10,6 +10,7 @@ one running stream: evaluating more often, or resuming, cannot change a weight.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -24,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trials.attribution import fila, wagle_masks
+from trials.checkpoints import damage_of, seal
 from trials.config import LoraConfig, TrialConfig, Wagle
 from trials.forget import forget_loss, weights_of
 from trials.logits import LogitDifference
@@ -39,6 +41,8 @@ from trials.robustness import merged_copy
 from trials.weight_profile import weight_profile
 from trials.weighting import CriterionConfig
 
+logger = logging.getLogger(__name__)
+
 _ORDER, _DROPOUT = 1, 3  # what random numbers are for; the others are in `passes`
 
 
@@ -51,7 +55,8 @@ def run_trial(config: TrialConfig, *, folder: Path, resume_from: Path | None = N
             uld, the assistant's). An adapter that fits the target model only as this trial has changed it (fila, uld)
             has a `merged/` model folder beside it after the last epoch.
         resume_from: A `checkpoint` folder of the same trial. Its last epoch is yielded again, then the next ones run;
-            the results are those of an uninterrupted trial.
+            the results are those of an uninterrupted trial. From one that is damaged the trial begins anew, and says
+            so in the log.
 
     Yields:
         One result after each epoch, after its checkpoint is on disk.
@@ -66,7 +71,9 @@ def run_trial(config: TrialConfig, *, folder: Path, resume_from: Path | None = N
         with warm.fresh(config) as model:
             trial = _Trial(config, warm, model)
             checkpoint = latest_checkpoint(resume_from) if resume_from else None
-            if checkpoint:
+            if checkpoint and (damage := damage_of(checkpoint)):
+                logger.warning("checkpoint %s is damaged (%s): the trial begins anew", checkpoint, damage)
+            elif checkpoint:
                 yield trial.restore(checkpoint)
             while trial.epoch < config.epochs:
                 epoch = trial.epoch + 1
@@ -189,6 +196,7 @@ class _Trial:
         else:
             save_file(self.optimiser.tensors(), scratch / "optimizer.safetensors")
         (scratch / "epoch.json").write_text(json.dumps(asdict(result)), encoding="utf-8")
+        seal(scratch)
         shutil.rmtree(place, ignore_errors=True)
         os.replace(scratch, place)
         for old in folder.iterdir():

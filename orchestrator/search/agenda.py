@@ -60,6 +60,7 @@ class Agenda:
         unended: trial_id -> trials that were suggested and have not ended, in their order.
         suggested: trial_id -> all trials.
         exhausted: Why the search proposes nothing more, as in `epochs 400 of 400`; None while it does.
+        number: That of the next trial: one more than the last one's, also where some in between are lost.
     """
 
     def __init__(self, sweep: SweepConfig, history: History, proposals: Proposals, digests: tuple[str, str]) -> None:
@@ -68,6 +69,7 @@ class Agenda:
         self.suggested: dict[str, Suggested] = {}
         self.exhausted: str | None = None
         self.spending = Spending(sweep.budget, sweep.resources.gpu)
+        self.number = 0
         self._data, self._model = digests
         self._base = sweep.trial.model_dump(mode="json")
         self._searched = dict.fromkeys(parameter.path for parameter in proposals.words.space.parameters)
@@ -92,6 +94,7 @@ class Agenda:
                 self._stopped.add(event.trial_id)
         elif isinstance(event, Suggested):
             self.unended[event.trial_id] = self.suggested[event.trial_id] = event
+            self.number = max(self.number, event.number + 1)
             self._seen[event.fingerprint] = event.trial_id
             if event.phase is not None:
                 self._first.setdefault(event.phase, event.number)
@@ -173,7 +176,7 @@ class Agenda:
                 if self.fingerprint(again.trial) not in self._seen:
                     return again
         assert not isinstance(phase.sampler, Grid | Ablation)
-        for values in self.proposals.draws(phase.sampler, len(self.suggested)):
+        for values in self.proposals.draws(phase.sampler, self.number):
             trial = self.sweep.trial_at(values)
             if self.fingerprint(trial) not in self._seen:
                 return Proposal(trial, self._params(trial, values), "search", phase=position)
@@ -222,7 +225,7 @@ class Agenda:
         """The setting that an ablation starts from, with the seed that is the first of all points."""
         if isinstance(sampler.base, Mapping):
             return with_paths(self._base, sampler.base)
-        begin = self._first.get(position, len(self.suggested))
+        begin = self._first.get(position, self.number)
         before = [each for each in self.history.records() if self.suggested[each.trial_id].number < begin]
         knee = knee_of(front_of(before, self.sweep.objectives), self.sweep.objectives)
         if sampler.base == "trial" or knee is None:

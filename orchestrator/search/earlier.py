@@ -131,7 +131,7 @@ def _lacking(sweep: SweepConfig, ledger: History, there: History) -> Iterator[tu
     """The trials that are to be copied, in their order: how each begins here, and its events there."""
     here = {(e.fingerprint, e.seed): e.trial_id for e in ledger.events if isinstance(e, Suggested)}
     names: dict[str, str] = {}  # there -> here
-    number = sum(isinstance(event, Suggested) for event in ledger.events)
+    number = max((event.number + 1 for event in ledger.events if isinstance(event, Suggested)), default=0)
     for event in there.events:
         if not isinstance(event, Suggested):
             continue

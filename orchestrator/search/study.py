@@ -199,7 +199,7 @@ class StudySearcher(Searcher):
         return None
 
     def _suggest(self, proposal: Proposal) -> Suggested:
-        number = len(self.agenda.suggested)
+        number = self.agenda.number
         event = Suggested(
             at=self.history.clock(),
             trial_id=f"{number:05d}",

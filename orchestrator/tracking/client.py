@@ -11,7 +11,8 @@ from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.events import SweepInfo
-from orchestrator.tracking.uri import TrackingError, redacted, sqlite_path
+from orchestrator.redaction import redacted
+from orchestrator.tracking.uri import TrackingError, sqlite_path
 from search_spaces.space import flat
 
 if TYPE_CHECKING:

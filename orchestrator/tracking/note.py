@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from orchestrator.events import Record
+from orchestrator.redaction import redacted
 from orchestrator.report.document import number
 from orchestrator.report.markdown import table
 from orchestrator.report.phrasing import count, duration, enumerated, estimate, reference, setting_words
 from orchestrator.results.choices import recommended
 from orchestrator.results.evidence import Confirmed
 from orchestrator.results.front import Summary
-from orchestrator.tracking.uri import redacted
 from orchestrator.tracking.views import view_query
 
 _ROWS, _LONGEST, _SETTINGS = 10, 4800, 120

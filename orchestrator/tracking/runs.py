@@ -7,8 +7,8 @@ Tags are what runs are filtered by (`tags.front = 'true' and tags.method = 'sati
 from __future__ import annotations
 
 from orchestrator.events import Anchor, Ended, Suggested, SweepInfo
+from orchestrator.redaction import redacted
 from orchestrator.results.front import method_of
-from orchestrator.tracking.uri import redacted
 
 ANCHORS = {"target": "target model", "retain": "retain model"}
 """Name of a model that is not a trial -> name of its run."""

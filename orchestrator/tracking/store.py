@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Opened, Suggested, SweepInfo
+from orchestrator.redaction import redacted
 from orchestrator.report.weight_profiles import FILES
 from orchestrator.results.evidence import confirmed
 from orchestrator.results.front import summarise
@@ -36,7 +37,7 @@ from orchestrator.tracking.client import (
 from orchestrator.tracking.course import Course
 from orchestrator.tracking.note import experiment_note, is_ours, sweep_note
 from orchestrator.tracking.runs import ANCHORS, anchor_tags, end_tags, sweep_tags, trial_name, trial_tags
-from orchestrator.tracking.uri import redacted, require_store
+from orchestrator.tracking.uri import require_store
 from orchestrator.tracking.views import views_of
 
 if TYPE_CHECKING:

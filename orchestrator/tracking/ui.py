@@ -15,9 +15,12 @@ from pathlib import Path
 
 from orchestrator.events import SweepInfo, records
 from orchestrator.ledger import read_events
+from orchestrator.problems import ConfigError, require_run_folder
+from orchestrator.redaction import redacted
 from orchestrator.results.front import front_of
+from orchestrator.salvage import LedgerError
 from orchestrator.tracking.client import client_of, runs_of, sweep_tag
-from orchestrator.tracking.uri import TrackingError, recorded_uri, redacted, refusal, require_store, resolve_uri, uri_of
+from orchestrator.tracking.uri import TrackingError, recorded_uri, refusal, require_store, resolve_uri, uri_of
 from orchestrator.tracking.views import TRAINING, has_seeds, query, view_query
 
 UI = "http://127.0.0.1:5000"
@@ -78,7 +81,7 @@ def serve_ui(output: Path, port: int) -> int:
     Raises:
         TrackingError: The store cannot be used, or the port is taken.
     """
-    sweeps = [SweepInfo.read(path.parent) for path in output.glob("*/sweep.json")]
+    sweeps = [SweepInfo.read(folder) for folder in _folders(output)]
     if not sweeps:
         raise TrackingError(f"{str(output)!r} has no run folder; give the folder that `run` wrote into, as in runs")
     newest = max(sweeps, key=lambda info: info.created)
@@ -138,13 +141,25 @@ def _answers(server: subprocess.Popen[bytes], base: str) -> bool:
 
 def _print_links(output: Path, base: str, uri: str) -> None:
     print(f"MLflow UI: {base}", flush=True)
+    for folder in _folders(output):
+        try:
+            links = ui_links(folder, base, uri)
+        except (TrackingError, LedgerError) as error:
+            print(f"{folder.name}: {error}", flush=True)
+            continue
+        print("\n".join([folder.name, *(f"  {name}: {link}" for name, link in links.items())]), flush=True)
+
+
+def _folders(output: Path) -> list[Path]:
+    """The run folders that can be read; of the others, a word."""
+    found = []
     for path in sorted(output.glob("*/sweep.json")):
         try:
-            links = ui_links(path.parent, base, uri)
-        except TrackingError as error:
-            print(f"{path.parent.name}: {error}", flush=True)
-            continue
-        print("\n".join([path.parent.name, *(f"  {name}: {link}" for name, link in links.items())]), flush=True)
+            require_run_folder(path.parent)
+            found.append(path.parent)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+    return found
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

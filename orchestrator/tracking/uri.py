@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import urllib.parse
 from pathlib import Path
 
 from orchestrator.events import SweepInfo
+from orchestrator.redaction import HIDDEN, redacted
 
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 class TrackingError(Exception):
     """The tracking store cannot be used; the message says which, why and what to do."""
-
-
-def redacted(text: str) -> str:
-    """The text with `user:password@` of every URI in it replaced by `***@`."""
-    return re.sub(r"://[^/\s\"'<>]*@", "://***@", text)
 
 
 def resolve_uri(output: Path, configured: str | None) -> str:
@@ -34,6 +29,8 @@ def check_reachable(uri: str) -> str | None:
     Returns:
         A sentence (value, rule, remedy), without credentials; None where nothing speaks against it.
     """
+    if f"://{HIDDEN}@" in uri:
+        return f"the password of tracking URI {uri!r} was not written down; set MLFLOW_TRACKING_URI to the whole of it"
     scheme, _, rest = uri.partition(":")
     scheme = scheme.partition("+")[0].lower()
     if scheme == "file" or not rest:
