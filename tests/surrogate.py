@@ -73,3 +73,12 @@ def misbehaves(config: TrialConfig, *, folder: Path, resume_from: Path | None = 
             if number == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
         yield epoch
+
+
+def held(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """The surrogate; before its fourth epoch, a trial waits until the run folder's `limit` is above its number."""
+    limit = folder.parents[1] / "limit"
+    for epoch in surrogate(config, folder=folder, resume_from=resume_from):
+        yield epoch
+        while epoch.epoch == 3 and int(folder.name) >= int(limit.read_text() or 0):
+            time.sleep(0.05)
