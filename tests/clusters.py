@@ -1,7 +1,7 @@
 """A real Ray cluster on this machine, a sweep on it, and what can befall them: each a process of its own.
 
-Nodes are `ray start --block` in process groups of their own, each with an address of its own in 127.0.0.0/8, fake GPUs
-and token authentication; the driver is `python -m tests.clusters`. Everything is stopped by process id.
+Nodes are `ray start --block` in process groups of their own, with fake GPUs and token authentication; the driver is
+`python -m tests.clusters`. Everything is stopped by process id.
 """
 
 from __future__ import annotations
@@ -89,8 +89,7 @@ class Cluster:
         self._log = open(self._temp / "log.txt", "ab")  # noqa: SIM115
         self._server: subprocess.Popen[bytes] | None = None
         self._server_port = free_port()
-        self._drivers = list[subprocess.Popen[bytes]]()
-        self._hosts = 0
+        self.drivers = list[subprocess.Popen[bytes]]()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))},
             "PYTHONPATH": str(ROOT),
@@ -114,18 +113,16 @@ class Cluster:
 
     def add_node(self) -> subprocess.Popen[bytes]:
         """Starts the head, or one more node, and waits until it is up."""
-        self._hosts += 1
-        host = f"127.0.0.{self._hosts}"
-        place = ["--head", f"--port={self._port}", f"--temp-dir={self._temp}"] if self._hosts == 1 else []
-        place += ["--include-dashboard=false"] if self._hosts == 1 else [f"--address={self.address}"]
+        head = ["--head", f"--port={self._port}", f"--temp-dir={self._temp}", "--include-dashboard=false"]
+        place = [f"--address={self.address}"] if self.nodes else head
         ports = [f"--{name}-port={free_port()}" for name in ("node-manager", "object-manager", "metrics-export")]
         ports += ["--min-worker-port=0", "--max-worker-port=0"]
         sizes = ["--num-cpus=2", "--num-gpus=1", f"--object-store-memory={80 * 2**20}"]
-        command = [BIN / "ray", "start", "--block", "--disable-usage-stats", f"--node-ip-address={host}"]
+        command = [BIN / "ray", "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
         node = self._start([*command, *place, *ports, *sizes])
         self.nodes.append(node)
         manager = int(ports[0].partition("=")[2])
-        waited(lambda: answers(host, manager) or node.poll() is not None, f"node {host} to be up")
+        waited(lambda: answers("127.0.0.1", manager) or node.poll() is not None, "a node to be up")
         assert node.poll() is None, (self._temp / "log.txt").read_text()[-3000:]
         return node
 
@@ -155,8 +152,8 @@ class Cluster:
         settings.write_text(sweep.model_dump_json())
         environment = self.environment | {"RAY_ADDRESS": self.address}
         command = [sys.executable, "-m", "tests.clusters", str(settings), str(self.output), trial]
-        self._drivers.append(self._start(command, environment))
-        return self._drivers[-1]
+        self.drivers.append(self._start(command, environment))
+        return self.drivers[-1]
 
     def said(self) -> str:
         """What all of them printed."""
@@ -164,7 +161,7 @@ class Cluster:
 
     def close(self) -> None:
         """Stops everything, in the order in which nobody waits for another."""
-        for process in [*self._drivers, *self.nodes[::-1], *([self._server] if self._server else [])]:
+        for process in [*self.drivers, *self.nodes[::-1], *([self._server] if self._server else [])]:
             kill(process)
         self._log.close()
         shutil.rmtree(self._temp, ignore_errors=True)

@@ -37,15 +37,15 @@ def test_a_sweep_survives_a_lost_node_worker_driver_and_tracking_server(tmp_path
         stand(4)
         assert clusters.kill_worker(folder)
         here.start_server()
-        clusters.hold(folder, 10)
-        waited(lambda: ended(folder) == 10, "the trial of the killed worker to go on")
+        clusters.hold(folder, 16)
+        waited(lambda: ended(folder) >= 10, "the trials on other workers to go on")
         stand(4)
         driver.send_signal(signal.SIGKILL)
         driver.wait(30)
         here.lose_server()
         clusters.hold(folder, 24)
         driver = here.start_driver(sweep, "held")
-        waited(lambda: ended(folder) >= 12, "a new driver to take the sweep up")
+        waited(lambda: ended(folder) >= 18, "a new driver to take the sweep up")
         here.start_server()
         assert driver.wait(240) == 0, here.said()[-3000:]
         assert trials_tracked(here.environment["MLFLOW_TRACKING_URI"], folder) == {"FINISHED": 24}
@@ -53,7 +53,9 @@ def test_a_sweep_survives_a_lost_node_worker_driver_and_tracking_server(tmp_path
     assert sorted(record.trial_id for record in found) == [f"{number:05d}" for number in range(24)]
     assert clusters.wrong_states(folder, sweep) == []
     why = Counter(why for record in found for why in record.resumed)
-    assert why == {"node": 2, "worker": 1, "driver": 4}
+    assert why["node"] + why["worker"] == 3, "Ray may tell the loss of a worker before it knows of that of its node"
+    assert why["driver"] >= 4
+    assert not why["error"]
     # At most the running epoch of whoever was hit is run again.
     again, times = clusters.run_again(folder), {record.trial_id: len(record.resumed) for record in found}
     assert all(again[trial_id] <= times[trial_id] for trial_id in times)
