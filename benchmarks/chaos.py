@@ -1,4 +1,4 @@
-"""Sweeps on a real Ray cluster of this machine, while parts of it are killed at random: what is lost, and what is wrong.
+"""Sweeps on a real Ray cluster of this machine, while parts of it are killed at random: what is lost, what is wrong.
 
 Each run draws its faults from its seed: of which kinds (a node, a worker, the driver, the tracking server; `kill -9`
 each), and after how many epochs of the sweep. What was killed is started again. A run ends when the sweep has; its
@@ -33,19 +33,20 @@ KINDS = ("node", "worker", "driver", "server")
 TRIALS, FAULTS = 16, (2, 5)
 
 
-def strike(kind: str, here: Cluster, sweep: SweepConfig, folder: Path) -> None:
-    """Kills one thing; what has to be there is started again."""
+def strike(kind: str, here: Cluster, sweep: SweepConfig, folder: Path) -> bool:
+    """Kills one thing; what has to be there is started again. Returns whether there was one."""
     if kind == "node":
         here.lose_node(here.nodes[-1])
         here.add_node()
     elif kind == "worker":
-        clusters.kill_worker(folder)
+        return clusters.kill_worker(folder) != ""
     elif kind == "driver":
         clusters.kill(here.drivers.pop())
         here.start_driver(sweep)
     else:
         here.lose_server()
         here.start_server()
+    return True
 
 
 def run(here: Cluster, output: Path, seed: int) -> dict[str, int | str]:
@@ -62,8 +63,7 @@ def run(here: Cluster, output: Path, seed: int) -> dict[str, int | str]:
     for kind, after in zip(kinds, times, strict=True):
         waited(lambda after=after: done(folder) >= after or here.drivers[-1].poll() is not None, f"{after} epochs")
         if here.drivers[-1].poll() is None:
-            strike(kind, here, sweep, folder)
-            struck[kind] += 1
+            struck[kind] += strike(kind, here, sweep, folder)
     code = here.drivers.pop().wait(clusters.PATIENCE)
     found = read_records(folder)
     ids = Counter(record.trial_id for record in found)

@@ -254,13 +254,13 @@ def kill_worker(folder: Path) -> str:
 
 
 def run_again(folder: Path) -> dict[str, int]:
-    """trial_id -> epochs that ran more than once."""
-    ran = {trial.name: _epochs(trial) for trial in (folder / "trials").iterdir()}
+    """trial_id -> epochs that began more than once: what the faults cost."""
+    ran = {trial.name: _epochs(trial, "begun.txt") for trial in (folder / "trials").iterdir()}
     return {trial_id: len(epochs) - len(set(epochs)) for trial_id, epochs in ran.items()}
 
 
-def _epochs(trial: Path) -> list[str]:
-    return (trial / "ran.txt").read_text().split() if (trial / "ran.txt").exists() else []
+def _epochs(trial: Path, file: str = "ran.txt") -> list[str]:
+    return (trial / file).read_text().split() if (trial / file).exists() else []
 
 
 def wrong_states(folder: Path, sweep: SweepConfig) -> list[Record]:
