@@ -2,13 +2,19 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-search docs clean
+.PHONY: demo test test-cluster chaos lint bench bench-search docs clean
 
 demo: .venv/.installed
 	$(BIN)/unlearn-sweep run search_spaces/smoke.yaml
 
 test: .venv/.installed-test
 	$(BIN)/pytest
+
+test-cluster: .venv/.installed-test  # part of `test` too
+	$(BIN)/pytest -m cluster
+
+chaos: .venv/.installed-test
+	$(BIN)/python benchmarks/chaos.py $(or $(N),20)
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -16,6 +16,8 @@ from orchestrator.problems import ConfigError, Problem
 ENVIRONMENT = {
     # A worker killed by Ray's memory monitor ends the whole Tune run; one killed by the kernel is an ordinary retry.
     "RAY_memory_monitor_refresh_ms": "0",
+    # What is done about a lost worker or node is ours to say, and to write down (`search.faults`).
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # A missing metric is that trial's failure (`StudySearcher`), not the end of the run.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",

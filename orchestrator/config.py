@@ -62,7 +62,11 @@ class Resources(Frozen):
 
     cpu: float = Field(1.0, gt=0)
     gpu: float = Field(0.0, ge=0)
-    retries: int = Field(2, ge=0, description="times that a trial is run again after its worker died")
+    retries: int = Field(2, ge=0, description="times that a trial is run again after an error of its own")
+    losses: int = Field(5, ge=0, description="times that a trial is run again after its node or worker was lost")
+    timeout_minutes: float | None = Field(
+        None, gt=0, description="a trial that ends no epoch for so long hangs: it is killed and fails; null: never"
+    )
 
 
 class Tracking(Frozen):

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from orchestrator.redaction import redacted
 
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
+Why = Literal["node", "worker", "error", "memory", "driver"]
 Origin = Literal["baseline", "search", "ablation", "confirm", "earlier"]
 """Who proposed a trial: `confirm` runs a candidate again with a fresh seed, `earlier` comes from another run folder."""
 
@@ -87,6 +88,24 @@ class Promoted(_Line):
     trial_id: str
 
 
+class Resumed(_Line):
+    """A trial that had begun was handed out again, to go on from its checkpoint.
+
+    Attributes:
+        why: `node` or `worker` were lost, the trial met an `error`, its device's `memory` did not suffice, or a new
+            `driver` took it up.
+        cause: The same in words, a line.
+        changed: Path of a setting -> what it is from here on, where the trial could not go on as it was.
+    """
+
+    event: Literal["resumed"] = "resumed"
+    at: float = Field(default_factory=time.time)
+    trial_id: str
+    why: Why
+    cause: str
+    changed: dict[str, Any] = {}
+
+
 class Ended(_Line):
     """A trial ended: COMPLETE at full budget, PRUNED when stopped early, FAIL with its cause in `failure`.
 
@@ -127,11 +146,16 @@ class Opened(_Line):
     changed: dict[str, tuple[Any, Any]] = {}
 
 
-Event = Annotated[Opened | Anchor | Suggested | Epoch | Promoted | Ended | Measured, Field(discriminator="event")]
+Event = Annotated[
+    Opened | Anchor | Suggested | Epoch | Promoted | Resumed | Ended | Measured, Field(discriminator="event")
+]
 
 
 class Record(_Line):
-    """One ended trial, a line of `trials.jsonl`: metrics of its last epoch and measured later; `seconds` of its own."""
+    """One ended trial, a line of `trials.jsonl`: metrics of its last epoch and measured later; `seconds` of its own.
+
+    `resumed`: why it was handed out again, each time. `changed`: settings with which it ended, other than it began.
+    """
 
     trial_id: str
     state: State
@@ -150,6 +174,8 @@ class Record(_Line):
     design: str | None = None
     base: str | None = None
     violations: dict[str, float] = {}
+    resumed: tuple[Why, ...] = ()
+    changed: dict[str, Any] = {}
 
 
 class SweepInfo(_Line):
@@ -208,6 +234,7 @@ def record_of(events: Iterable[Event]) -> Record:
     for event in own:
         if isinstance(event, Measured):
             later = event.metrics | later
+    again = [event for event in own if isinstance(event, Resumed)]
     last = history.get(end.epoch)
     shared = {"trial_id", "label", "params", "fingerprint", "seed", "origin", "of", "phase", "design", "base"}
     return Record(
@@ -217,6 +244,8 @@ def record_of(events: Iterable[Event]) -> Record:
         metrics=later | (last.metrics if last else {}),
         failure=end.failure,
         violations=end.violations,
+        resumed=tuple(event.why for event in again),
+        changed={path: value for event in again for path, value in event.changed.items()},
         started=trial.at,
         seconds=sum(epoch.seconds for epoch in history.values()),
     )

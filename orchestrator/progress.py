@@ -247,6 +247,10 @@ def show_outcome(outcome: Outcome) -> int:
     if outcome.ended == "interrupted":
         console.print(f"interrupted; go on with: unlearn-sweep resume {folder}", markup=False)
         return 130
+    if outcome.ended == "stopped":
+        console.print(f"stopped early: nothing works, all trials failed alike: {outcome.why}", markup=False)
+        console.print(f"mend that, then: unlearn-sweep resume {folder}; it runs them again", markup=False)
+        return 3
     return 3 if report.failures else 0
 
 

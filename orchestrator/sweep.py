@@ -23,7 +23,7 @@ from rich.console import Console
 
 from orchestrator.cluster import capacity, connect, disconnect
 from orchestrator.config import SweepConfig
-from orchestrator.events import Anchor, Opened
+from orchestrator.events import Anchor, Opened, Resumed
 from orchestrator.folder import keep_house, open_folder
 from orchestrator.ledger import Ledger
 from orchestrator.measure import jobs_of, measure_front
@@ -34,6 +34,7 @@ from orchestrator.report.report import Report, write_report
 from orchestrator.search.config import floors_of
 from orchestrator.search.constraints import bounds_of
 from orchestrator.search.earlier import is_complete, take_over
+from orchestrator.search.faults import ALIKE, DiskFull, Streaks, says_full
 from orchestrator.search.rungs import Rungs
 from orchestrator.search.schedulers import RungScheduler
 from orchestrator.search.study import StudySearcher
@@ -57,16 +58,18 @@ class Outcome:
     Attributes:
         folder: The run folder.
         report: What the report says.
-        ended: `finished`, or `interrupted` by Ctrl-C or SIGTERM.
+        ended: `finished`; `interrupted` by Ctrl-C or SIGTERM; `stopped` early because all trials failed alike.
         links: Title -> deep link into the MLflow UI.
         tracked: Whether the tracking server has everything.
+        why: What all trials failed of, where that stopped the sweep.
     """
 
     folder: Path
     report: Report
-    ended: Literal["finished", "interrupted"]
+    ended: Literal["finished", "interrupted", "stopped"]
     links: dict[str, str]
     tracked: bool
+    why: str | None = None
 
 
 def run_sweep(
@@ -122,7 +125,8 @@ def _see_through(
     tracker = Tracker(folder)
     ledger.listen(tracker)
     ledger.listen(lambda event: keep_house(folder, ledger, event))
-    ended: Literal["finished", "interrupted"] = "finished"
+    ended: Literal["finished", "interrupted", "stopped"] = "finished"
+    broken: str | None = None
     try:
         left = StudySearcher(sweep, ledger, None, concurrent=1, digests=digests)
         searching = not left.done or not is_complete(sweep, ledger)
@@ -137,11 +141,11 @@ def _see_through(
                 ledger.listen(check)
                 try:
                     if searching:
-                        _run_rounds(sweep, ledger, folder, digests, trial, console)
+                        broken = _run_rounds(sweep, ledger, folder, digests, trial, console)
                 except RunFailed:
                     check()  # Optuna turns an interrupt within its journal's lock into an error of its own
                     raise
-                if trial is None:
+                if trial is None and not broken:
                     measure_front(sweep, ledger, folder, console)
     except KeyboardInterrupt:
         ended = "interrupted"
@@ -152,7 +156,8 @@ def _see_through(
         with contextlib.suppress(TrackingError):  # the store went away just now: the report does without links
             links = ui_links(folder, UI)
     report = write_report(folder, links)
-    return Outcome(folder, report, ended, links, tracker.finish(timeout=60))
+    ended = "stopped" if broken else ended
+    return Outcome(folder, report, ended, links, tracker.finish(timeout=60), broken)
 
 
 def _changed(ledger: Ledger) -> dict[str, tuple[Any, Any]]:
@@ -196,12 +201,17 @@ def _run_rounds(
     digests: tuple[str, str],
     trial: TrialFunction | None,
     console: Console,
-) -> None:
-    """Runs trials until nothing is left to run, again from the ledger each time that Ray gives up."""
+) -> str | None:
+    """Runs trials until nothing is left to run, again from the ledger each time that Ray gives up.
+
+    Returns:
+        What all trials failed of, where nothing works; None where the search has ended.
+    """
     concurrent = sweep.budget.concurrent or capacity(sweep.resources)
     # Ray starts one worker after the other unless told how many may be on their way.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
     lost: Counter[str] = Counter()
+    aside: dict[str, str] = {}
     with SweepProgress(sweep, console, ledger) as progress:
         ledger.listen(progress)
         while True:
@@ -212,13 +222,20 @@ def _run_rounds(
             cause: BaseException | None = None
             try:
                 if not searcher.done:
-                    _tuner(sweep, searcher, RungScheduler(rungs, searcher.causes), folder, trial).fit()
+                    scheduler = RungScheduler(rungs, searcher.causes, sweep.resources.timeout_minutes)
+                    _tuner(sweep, searcher, scheduler, folder, (trial, [*aside])).fit()
             except Exception as error:  # one trial can end the whole run (docs/engines.md): the ledger goes on
                 cause = error
             if searcher.done:
-                return
-            if searcher.broken:
-                raise RunFailed(f"the ledger could not be written: {searcher.broken}") from cause
+                return None
+            if full := searcher.full or says_full(str(cause)):
+                raise DiskFull(folder, full) from cause
+            if searcher.streaks.broken:
+                return searcher.streaks.broken
+            if searcher.streaks.aside:
+                aside |= searcher.streaks.aside
+                _set_aside(searcher.streaks, ledger, console)
+                continue
             logger.error("the Ray run ended before the sweep did: %s", cause)
             running = list(searcher.live.values())
             lost.update(event.trial_id for event in running)
@@ -229,14 +246,30 @@ def _run_rounds(
                 raise RunFailed(f"the Ray run ended: {type(cause).__name__}: {cause}") from cause
 
 
+def _set_aside(streaks: Streaks, ledger: Ledger, console: Console) -> None:
+    """Says that a node gets no more trials from this driver; those that failed there go on elsewhere."""
+    for node, cause in streaks.aside.items():
+        words = f"node {node[:12]} is set aside: the last {ALIKE} trials there all failed alike: {cause}"
+        logger.warning("%s", words)
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
+        for end in streaks.kept(node):
+            ledger.append(Resumed(trial_id=end.trial_id, why="node", cause=words))
+
+
 def _tuner(
     sweep: SweepConfig,
     searcher: StudySearcher,
     scheduler: RungScheduler,
     folder: Path,
-    trial: TrialFunction | None,
+    run: tuple[TrialFunction | None, list[str]],
 ) -> tune.Tuner:
-    resources = {"cpu": sweep.resources.cpu, "gpu": sweep.resources.gpu}
+    """Ray's run of trials: of which function, and on none of which nodes, says `run`."""
+    trial, aside = run
+    selector: dict[str, Any] = (
+        {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(aside)})"}]} if aside else {}
+    )
+    bundle = {"CPU": sweep.resources.cpu, "GPU": sweep.resources.gpu}
+    resources = tune.PlacementGroupFactory([bundle], **selector)
     threads, system_metrics = max(1, int(sweep.resources.cpu)), sweep.tracking.system_metrics
     worker = tune.with_parameters(Worker, trial=trial, threads=threads, system_metrics=system_metrics)
     return tune.Tuner(
@@ -252,7 +285,7 @@ def _tuner(
             name=f"{time.time_ns()}",
             storage_path=str(folder / ".ray"),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=sweep.resources.retries),
+            failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # `run_trial` writes its own
         ),
     )

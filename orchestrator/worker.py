@@ -2,24 +2,28 @@
 
 Ray reuses the actor, so whatever `trials.models` keeps in memory (target model, reference, encoded benchmark) is there
 for the next trial. A trial that fails (`TrialFailed`: diverged, out of memory) is a *result*: `step` reports `failure`
-and ends it. Any other error ends the process too; Ray then retries the trial in a fresh one, from its last checkpoint.
+and ends it. Any other error ends the process too; the trial is handed out again, from its last checkpoint.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import os
+import socket
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from orchestrator.ledger import write_atomically
 from orchestrator.redaction import LogFormatter
 from orchestrator.tracking.usage import Usage
 from trials.config import TrialConfig
-from trials.result import EpochResult, TrialFailed
+from trials.result import EpochResult, OutOfMemory, TrialFailed
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ class Worker(tune.Trainable):
         try:
             result = next(self._epochs)
         except TrialFailed as error:
-            return self._failure(f"{type(error).__name__}: {error}")
+            return self._failure(f"{type(error).__name__}: {error}") | {"out_of_memory": isinstance(error, OutOfMemory)}
         except Exception:
             # A bug, or a broken device: this process is not to be trusted with the next trial, so Ray ends it.
             logger.exception("the trial ended with an error")
@@ -82,6 +86,8 @@ class Worker(tune.Trainable):
         folder.mkdir(parents=True, exist_ok=True)
         trial = TrialConfig.model_validate(config["trial"])
         write_atomically(folder / "trial.json", trial.model_dump_json(indent=1) + "\n")
+        place = {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}
+        write_atomically(folder / "worker.json", json.dumps(place) + "\n")
         self._log = logging.FileHandler(folder / "log.txt", delay=True, encoding="utf-8")
         self._log.setFormatter(LogFormatter())
         logging.getLogger().addHandler(self._log)

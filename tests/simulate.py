@@ -17,7 +17,7 @@ from orchestrator.search.rungs import Rungs
 from orchestrator.search.study import StudySearcher
 from tests.surrogate import surrogate
 from trials.config import TrialConfig
-from trials.result import TrialFailed
+from trials.result import OutOfMemory, TrialFailed
 
 
 def simulate(
@@ -46,7 +46,7 @@ def drive(
     clock, started = 0.0, 0
     waiting: list[tuple[float, str, dict[str, Any], Any]] = []
     while True:
-        while len(waiting) < workers:
+        while len(waiting) < workers and not searcher.stopped:
             settings = searcher.suggest(f"ray-{started}")
             if not isinstance(settings, dict):
                 break
@@ -63,7 +63,8 @@ def drive(
         try:
             epoch = next(epochs)
         except TrialFailed as error:
-            searcher.on_trial_complete(name, {"epoch": -1, "seconds": 0.0, "failure": str(error), "done": True})
+            failed = {"failure": str(error), "out_of_memory": isinstance(error, OutOfMemory), "done": True}
+            searcher.on_trial_complete(name, {"epoch": -1, "seconds": 0.0} | failed)
             continue
         flat = {"epoch": epoch.epoch, "seconds": epoch.seconds} | {f"metrics/{k}": v for k, v in epoch.metrics.items()}
         decision = rungs.decide(settings["trial_id"], epoch.epoch, epoch.metrics, protected=settings["protected"])

@@ -2,7 +2,8 @@
 
 The harder a trial pushes (learning rate times epochs, braked by beta1), the lower its forget metric; the damage to the
 retain metric grows with the push and shrinks with the retain coefficient. One setting diverges on purpose: a learning
-rate above `DIVERGES`. What ran is written to `<folder>/ran.txt`, a line an epoch: a test sees what ran twice.
+rate above `DIVERGES`. What ran is written to `<folder>/ran.txt`, a line an epoch, and what began to `begun.txt`: a test
+sees what ran twice.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trials.config import TrialConfig
-from trials.result import Diverged, EpochResult
+from trials.result import Diverged, EpochResult, OutOfMemory
 
 DIVERGES = 9e-4
 
@@ -29,6 +30,8 @@ def surrogate(config: TrialConfig, *, folder: Path, resume_from: Path | None = N
     for epoch in range(done + 1, config.epochs + 1):
         if config.optim.lr > DIVERGES and epoch == 2:
             raise Diverged("train.forget_loss is nan in epoch 2, step 9")
+        with open(folder / "begun.txt", "a") as file:
+            file.write(f"{epoch}\n")
         time.sleep(float(os.environ.get("SURROGATE_SECONDS", "0")))
         with open(folder / "ran.txt", "a") as file:
             file.write(f"{epoch}\n")
@@ -72,4 +75,39 @@ def misbehaves(config: TrialConfig, *, folder: Path, resume_from: Path | None = 
                 del epoch.metrics["retain.extraction_strength"]
             if number == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
+        yield epoch
+
+
+def held(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """The surrogate; before its fourth epoch, a trial waits until the run folder's `limit` is above its number."""
+    limit = folder.parents[1] / "limit"
+    for epoch in surrogate(config, folder=folder, resume_from=resume_from):
+        yield epoch
+        while epoch.epoch == 3 and int(folder.name) >= int(limit.read_text() or 0):
+            time.sleep(0.05)
+
+
+def runs_out(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """The surrogate on a device with memory for one row at a time, of odd trials; for none, of even ones."""
+    for epoch in surrogate(config, folder=folder, resume_from=resume_from):
+        rows = config.optim.micro_batch_size or config.optim.batch_size
+        if epoch.epoch == 3 and rows > int(folder.name) % 2:
+            raise OutOfMemory(f"out of memory in epoch 3: {rows} rows")
+        yield epoch
+
+
+def broken(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """No trial gets anywhere while the run folder has a file `broken`: the words of the error."""
+    why = folder.parents[1] / "broken"
+    if why.exists():
+        raise RuntimeError(f"{why.read_text()} (trial {folder.name})")
+    yield from surrogate(config, folder=folder, resume_from=resume_from)
+
+
+def hangs(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """The surrogate; trial 1 never gets through its third epoch, and cannot be interrupted."""
+    for epoch in surrogate(config, folder=folder, resume_from=resume_from):
+        if epoch.epoch == 3 and int(folder.name) == 1:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+            signal.sigwait([signal.SIGUSR1])
         yield epoch

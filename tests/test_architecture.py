@@ -64,7 +64,7 @@ LAYERS = {
         "extension submission rehearsal.curves search.observations",
         (
             "cluster folder jobs progress worker reference.design_space reference.metric_families reference.sweep_file "
-            "rehearsal.curve_files report.figures search.rungs tracking.client"
+            "rehearsal.curve_files report.figures search.faults search.rungs tracking.client"
         ),
         (
             "report.anchor_sections report.answer report.effort_figures report.parameter_figures "
@@ -141,7 +141,7 @@ _TORCH = (
     "unlearn",
 )
 _RAY = ("search.study", "search.schedulers", "worker", "sweep", "cluster", "measure")
-_OPTUNA = ("search.study", "search.observations", "search.proposals", "search.journal")
+_OPTUNA = ("search.observations", "search.proposals", "search.journal")
 _RICH = (
     "measure",
     "progress",

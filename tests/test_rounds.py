@@ -83,7 +83,9 @@ def test_a_full_disk_ends_the_sweep_with_its_cause(monkeypatch: pytest.MonkeyPat
         searcher.history._write = full  # type: ignore[method-assign]
         return None
 
-    with pytest.raises(RunFailed, match=r"the ledger could not be written: .*No space left on device"):
+    with pytest.raises(
+        RunFailed, match=r"nothing more can be written: .*No space left on device.* then: unlearn-sweep resume"
+    ):
         run_rounds(monkeypatch, tmp_path, crash)
 
 

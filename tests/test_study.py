@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 from orchestrator.events import Epoch, Suggested
 from orchestrator.ledger import Ledger, read_records
 from orchestrator.results.front import front_of
+from orchestrator.search.faults import Fault
 from orchestrator.search.study import StudySearcher
 from tests.simulate import simulate
 from tests.surrogate import DIVERGES
@@ -176,6 +177,7 @@ def test_a_missing_objective_at_the_end_is_a_failure_that_names_it(folder: Path)
     ledger = Ledger(folder)
     searcher = StudySearcher(small_sweep(), ledger, folder, concurrent=1, digests=("d", "m"))
     searcher.suggest("ray")
+    searcher.on_trial_result("ray", {"epoch": 7, "seconds": 1.0})
     searcher.on_trial_complete(
         "ray", {"epoch": 8, "seconds": 1.0, "metrics/forget.extraction_strength": 0.1, "done": True}
     )
@@ -224,20 +226,23 @@ def test_the_journal_says_what_a_trial_is_and_what_it_missed(folder: Path) -> No
     assert {trial.constraints["retain.extraction_strength"] > 0 for trial in trials} == {True, False}
 
 
-def test_a_trial_whose_worker_died_before_a_word_is_handed_out_once_more_and_then_fails(folder: Path) -> None:
+def test_a_lost_worker_costs_no_retry_but_only_so_often(folder: Path) -> None:
     ledger = Ledger(folder)
-    sweep = small_sweep(budget={"trials": 1}, baselines=[], resources={"retries": 0})
+    sweep = small_sweep(budget={"trials": 1}, baselines=[], resources={"retries": 0, "losses": 2})
     searcher = StudySearcher(sweep, ledger, folder, concurrent=1, digests=("d", "m"))
     first = searcher.suggest("a")
     assert searcher.suggest("b") is None, "it is not finished while a trial may come back"
+    searcher.causes["a"] = Fault("node", "its node was lost")
     searcher.on_trial_complete("a", error=True)
     assert ledger.records() == []
     assert searcher.suggest("b") == first
-    searcher.causes["b"] = "its worker process died"
     searcher.on_trial_complete("b", error=True)
+    assert searcher.suggest("c") == first
+    searcher.on_trial_complete("c", error=True)
+    assert searcher.suggest("d") == Searcher.FINISHED
     (record,) = ledger.records()
-    assert (record.state, record.failure) == ("FAIL", "its worker process died")
-    assert searcher.suggest("c") == Searcher.FINISHED
+    assert (record.state, record.failure) == ("FAIL", "its worker process died (run again 2 times)")
+    assert record.resumed == ("node", "worker")
     ledger.close()
 
 

@@ -118,7 +118,9 @@ def test_a_killed_worker_is_started_again_and_its_trial_goes_on_from_its_checkpo
 
 
 def test_whatever_goes_wrong_in_a_trial_is_its_own_result(benchmark: Benchmark, output: Path) -> None:
-    sweep = small_sweep(budget={"trials": 10}, scheduler={"type": "none"}, resources={"retries": 0}, baselines=[])
+    sweep = small_sweep(
+        budget={"trials": 10}, scheduler={"type": "none"}, resources={"retries": 0, "losses": 0}, baselines=[]
+    )
     outcome = run(sweep, benchmark, output, misbehaves)
     causes = {record.trial_id: record.failure for record in read_records(output / "small")}
     assert len(causes) == 10
@@ -208,7 +210,7 @@ def test_a_driver_killed_with_9_is_resumed_to_the_sweep_it_would_have_been(
     run(sweep, benchmark, whole)
 
     def settled(place: Path) -> list[dict[str, Any]]:
-        return [record.model_dump(exclude={"started", "seconds"}) for record in read_records(place)]
+        return [record.model_dump(exclude={"started", "seconds", "resumed"}) for record in read_records(place)]
 
     assert settled(folder) == settled(whole / "small")
     assert {r.trial_id: r for r in read_records(folder) if r.trial_id in ended} == ended

@@ -1,6 +1,7 @@
 """The training loop: what must not change a result, what must end a trial, what a checkpoint holds."""
 
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -398,6 +399,27 @@ def test_running_out_of_memory_is_a_result_wherever_it_happens(
     workspace(config)
     monkeypatch.setattr(f"trials.{where}", full)
     with pytest.raises(OutOfMemory, match=r"out of memory in epoch 1: CUDA out of memory\. Tried to allocate"):
+        run(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "result"),
+    [
+        ("CUDA error: out of memory", OutOfMemory),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", OutOfMemory),
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", OutOfMemory),
+        ("CUDA error: an illegal memory access was encountered", RuntimeError),
+    ],
+)
+def test_memory_that_runs_out_is_told_from_a_broken_device(
+    said: str, result: type[Exception], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(said)
+
+    config = tiny.trial(llama)
+    monkeypatch.setattr("trials.passes.answer_states", fail)
+    with pytest.raises(result, match=re.escape(said)):
         run(config, tmp_path)
 
 

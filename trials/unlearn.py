@@ -80,8 +80,16 @@ def run_trial(config: TrialConfig, *, folder: Path, resume_from: Path | None = N
                 result = trial.run_epoch()
                 trial.save(folder / "checkpoint", result)
                 yield result
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not _ran_out(error):
+            raise
         raise OutOfMemory(f"out of memory in epoch {epoch}: {error}") from error
+
+
+def _ran_out(error: RuntimeError) -> bool:
+    """Whether memory did not suffice: libraries under torch say so in words of their own."""
+    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in words)
 
 
 class _Trial:

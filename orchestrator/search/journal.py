@@ -10,6 +10,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from orchestrator.config import SweepConfig
+from orchestrator.events import Suggested
 from orchestrator.search.observations import Told, Words, end_as
 from orchestrator.search.proposals import quiet
 
@@ -71,3 +72,9 @@ class _Backend(BaseJournalBackend):
         held, self._held = self._held, None
         if held:
             self._file.append_logs(held)
+
+
+def attributes(event: Suggested) -> dict[str, Any]:
+    """What those who look at the study want to know of a trial besides its values."""
+    known = {"label": event.label, "of": event.of, "design": event.design}
+    return {"origin": event.origin} | {name: value for name, value in known.items() if value is not None}

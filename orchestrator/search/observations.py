@@ -7,7 +7,7 @@ same after ten thousand trials as after one thousand.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator import pareto
 from orchestrator.config import SweepConfig
-from orchestrator.events import Suggested
+from orchestrator.events import Ended, Epoch, State, Suggested
 from search_spaces.space import Domain, Float, Int
 from trials.identity import with_digests
 
@@ -49,6 +49,35 @@ class Told:
     def missed(self) -> float:
         """Sum of what its constraints were missed by."""
         return sum(amount for _, amount in self.violations)
+
+
+STATES: dict[State, TrialState] = {
+    "COMPLETE": TrialState.COMPLETE,
+    "PRUNED": TrialState.PRUNED,
+    "FAIL": TrialState.FAIL,
+}
+
+
+def ended_as(told: Told, end: Ended, last: Epoch | None, sweep: SweepConfig) -> Told:
+    """A trial as samplers see it once it has ended.
+
+    Args:
+        told: As they saw it before.
+        end: Its end.
+        last: Its last epoch.
+        sweep: Objectives and constraints.
+    """
+    if end.state != "COMPLETE":
+        return replace(told, state=STATES[end.state])
+    metrics = last.metrics if last else {}
+    if any(name not in metrics for name in sweep.objectives):  # an earlier sweep's, with other objectives
+        return replace(told, state=TrialState.FAIL)
+    return replace(
+        told,
+        state=TrialState.COMPLETE,
+        values=tuple(metrics[name] for name in sweep.objectives),
+        violations=tuple((name, end.violations.get(name, 0.0)) for name in sweep.constraints),
+    )
 
 
 class Words:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from orchestrator.search.faults import Fault, Watch, fault_of
 from orchestrator.search.rungs import Rungs
 
 
@@ -17,24 +19,39 @@ class RungScheduler(FIFOScheduler):
 
     Args:
         rungs: The rule.
-        causes: Filled with Ray's id of a trial -> what ended it, in a line.
+        causes: Filled with Ray's id of a trial -> what befell it.
+        timeout: Minutes without an epoch after which a trial is taken to hang; None: never.
     """
 
-    def __init__(self, rungs: Rungs, causes: dict[str, str] | None = None) -> None:
+    def __init__(self, rungs: Rungs, causes: dict[str, Fault] | None = None, timeout: float | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rungs = rungs
         self.causes = {} if causes is None else causes
+        self._watch = Watch(timeout)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Keeps what Ray knows of a trial's end for the searcher, which is told next, and not told that."""
+        self._watch.forget(trial.trial_id)
+        if trial.trial_id in self.causes:  # it was killed, which is told there
+            return
+        text = ""
         if trial.error_file and Path(trial.error_file).exists():
-            text = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure #")[2]
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            died = "ActorDiedError" in text or "actor died" in text or not lines
-            self.causes[trial.trial_id] = "its worker process died" if died else lines[-1][:500]
+            text = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure #")[2].partition("\n")[2]
+        self.causes[trial.trial_id] = fault_of(text)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Ray asks at each turn of its loop: also when to end trials that hang."""
+        if self._watch.limit is not None:
+            for trial in tune_controller.get_live_trials():
+                if trial.status == Trial.RUNNING and self._watch.hangs(trial.trial_id):
+                    self.causes[trial.trial_id] = Fault("hung", self._watch.words())
+                    # A call into a device that hangs cannot be interrupted from within: the process goes.
+                    ray.kill(trial.temporary_state.ray_actor, no_restart=True)
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """CONTINUE or STOP; a trial that is paused stops for Ray too, which costs nothing: its checkpoint stays."""
+        self._watch.forget(trial.trial_id)
         decision = self.rungs.decide(
             trial.config["trial_id"], result["epoch"], metrics_of(result), protected=trial.config["protected"]
         )

@@ -13,30 +13,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from orchestrator.config import SweepConfig
-from orchestrator.events import Anchor, Ended, Epoch, Event, Promoted, State, Suggested, finite
+from orchestrator.events import Anchor, Ended, Epoch, Event, Promoted, Resumed, State, Suggested, finite
 from orchestrator.ledger import History
 from orchestrator.search.agenda import Agenda, Proposal
 from orchestrator.search.constraints import violations
-from orchestrator.search.journal import Journal
-from orchestrator.search.observations import Told
+from orchestrator.search.faults import LOST, Fault, Streaks, given_up, node_of, remedy, settings
+from orchestrator.search.journal import Journal, attributes
+from orchestrator.search.observations import Told, ended_as
 from orchestrator.search.proposals import Proposals
 from orchestrator.search.rungs import Rungs, protected
 from orchestrator.search.schedulers import metrics_of
-
-STATES: dict[State, TrialState] = {
-    "COMPLETE": TrialState.COMPLETE,
-    "PRUNED": TrialState.PRUNED,
-    "FAIL": TrialState.FAIL,
-}
+from trials.result import Diverged
 
 
 class StudySearcher(Searcher):
@@ -52,8 +46,9 @@ class StudySearcher(Searcher):
 
     Attributes:
         live: Ray's id of a trial -> what Ray runs now.
-        causes: Ray's id of a trial -> what ended it; the scheduler hears of it first, and writes it here.
-        broken: What kept an event from being written.
+        causes: Ray's id of a trial -> what befell it; the scheduler hears of it first, and writes it here.
+        full: The words of a full disk, once one kept something from being written.
+        streaks: Failures that are kept back; says what is broken.
     """
 
     def __init__(
@@ -69,21 +64,22 @@ class StudySearcher(Searcher):
         super().__init__()
         self.sweep, self.history, self.folder, self.concurrent, self.rungs = sweep, history, folder, concurrent, rungs
         self.live: dict[str, Suggested] = {}
-        self.causes: dict[str, str] = {}
-        self.broken: OSError | None = None
+        self.causes: dict[str, Fault] = {}
+        self.full: str | None = None
+        self.streaks = Streaks(concurrent)
         self.proposals = Proposals(sweep)
         self.agenda = Agenda(sweep, history, self.proposals, digests)
         self._journal = Journal(folder, sweep, self.proposals.words) if folder else None
         self._anchors: dict[str, dict[str, float]] = {}
         self._last: dict[str, Epoch] = {}  # trial_id -> its last epoch, until it has ended
         self._told: dict[str, Told] = {}
-        self._silent: set[str] = set()  # Ray's ids of trials that have not reported since they were handed out
-        self._again: set[str] = set()
+        self._nodes: dict[str, str] = {}  # Ray's id of a trial -> where it runs; "" where that is not known
         for event in history.events:
             self._take(event)
         if self._journal:
             self._journal.follow()
         self._interrupted = deque(self.agenda.unended.values())
+        self._taken_up = set(self.agenda.unended)  # of those, who were under way when the driver before stopped
 
     @property
     def done(self) -> bool:
@@ -104,48 +100,55 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         """Settings for Ray's trial: one that was interrupted first, then one that is promoted, then a new one."""
+        if self.stopped:
+            raise RuntimeError(self.stopped)  # Ray ends the whole run
         if len(self.live) >= self.concurrent:
             return None
         event = self._next()
         if event is None:  # what is running may have to be started again
             return None if self.live else str(Searcher.FINISHED)
         self.live[trial_id] = event
-        self._silent.add(trial_id)
         return {
             "trial_id": event.trial_id,
             "label": event.label,
             "protected": protected(event),
-            "trial": event.config,
+            "trial": settings(event, self.history),
             "folder": str(self.folder / "trials" / event.trial_id) if self.folder else "",
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch of a trial that goes on."""
-        self._silent.discard(trial_id)
+        self._write(self.streaks.worked(self._node(trial_id)))
         self._record_epoch(self.live[trial_id].trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial that ended: at full budget, stopped, paused, failed, or with its worker dead beyond retries."""
-        event = self.live.pop(trial_id)
-        result = result or {}
-        failure = result.get("failure")
-        if error and trial_id in self._silent and event.trial_id not in self._again:
-            # Its worker may have died of the trial before: Ray then fails the next one without a retry.
-            self._again.add(event.trial_id)
+        """A trial that ended: at full budget, stopped, paused, failed; or its worker did, and it goes on elsewhere."""
+        node, event, result = self._node(trial_id), self.live.pop(trial_id), result or {}
+        failure, fault = result.get("failure"), self.causes.pop(trial_id, LOST) if error else None
+        if result.get("out_of_memory"):
+            fault = Fault("memory", str(failure))
+        if fault and fault.kind == "disk":
+            self.full = fault.cause
+            return
+        if fault and (resumed := remedy(fault, event, self.history, self.sweep.resources)):
+            self._append(resumed)
             self._interrupted.append(event)
             return
-        if error:
-            failure = self.causes.get(trial_id, "its worker process died")
-            if self.sweep.resources.retries:
-                failure += f" (retried {self.sweep.resources.retries} times)"
+        if fault:
+            failure = given_up(fault, event, self.history)
         elif failure is None and "epoch" not in result:
             failure = "ended without a result"
         elif failure is None:
             self._record_epoch(event.trial_id, result)
             failure = self._lacking(metrics_of(result), full=self._is_full(event))
-        if failure is None and not self._is_full(event) and event.trial_id in self.paused:
+        state: State = "FAIL" if failure else "COMPLETE" if self._is_full(event) else "PRUNED"
+        if state == "FAIL" and not str(failure).startswith(Diverged.__name__):
+            others = {self._node(other) for other in self.live}
+            self._write(self.streaks.failed(node, self._ended(event, state, failure), others))
             return
-        self.end(event, "FAIL" if failure else "COMPLETE" if self._is_full(event) else "PRUNED", failure)
+        self._write(self.streaks.worked(node))
+        if state != "PRUNED" or event.trial_id not in self.paused:
+            self.end(event, state, failure)
 
     def save(self, checkpoint_path: str) -> None:
         """Ray asks for a snapshot; the ledger is all that is ever restored from."""
@@ -159,20 +162,37 @@ class StudySearcher(Searcher):
 
     # -- ours --------------------------------------------------------------------------------------------------------
 
+    @property
+    def stopped(self) -> str | None:
+        """Why nothing more is to run in this round: the disk is full, or a node or everything is broken."""
+        return self.full or self.streaks.broken or next(iter(self.streaks.aside.values()), None)
+
     def end(self, event: Suggested, state: State, failure: str | None = None) -> None:
-        """Writes the end of a trial; constraints bind those at full budget."""
+        """Writes the end of a trial."""
+        self._append(self._ended(event, state, failure))
+
+    def _ended(self, event: Suggested, state: State, failure: str | None) -> Ended:
+        """The end of a trial; constraints bind those at full budget."""
         last = self._last.get(event.trial_id)
         missed = violations(self.sweep.constraints, last.metrics, self._anchors) if last and state == "COMPLETE" else {}
-        self._append(
-            Ended(
-                at=self.history.clock(),
-                trial_id=event.trial_id,
-                state=state,
-                epoch=last.epoch if last else 0,
-                failure=failure,
-                violations=missed,
-            )
+        return Ended(
+            at=self.history.clock(),
+            trial_id=event.trial_id,
+            state=state,
+            epoch=last.epoch if last else 0,
+            failure=failure,
+            violations=missed,
         )
+
+    def _write(self, ends: Iterable[Ended]) -> None:
+        for end in ends:
+            self._append(end)
+
+    def _node(self, trial_id: str) -> str:
+        """The node of what Ray runs; "" where that is not known."""
+        if trial_id not in self._nodes and self.folder:
+            self._nodes[trial_id] = node_of(self.folder / "trials" / self.live[trial_id].trial_id)
+        return self._nodes.get(trial_id, "")
 
     def _next(self) -> Suggested | None:
         while True:
@@ -183,6 +203,9 @@ class StudySearcher(Searcher):
                 return self._suggest(proposal)
             if self.live or not self.agenda.unended:
                 return None
+            if kept := self.streaks.release():
+                self._write(kept)
+                continue
             for event in list(self.agenda.unended.values()):  # paused, and nobody can promote them any more
                 self.end(event, "PRUNED")
 
@@ -190,8 +213,12 @@ class StudySearcher(Searcher):
         """A trial that has been suggested and is to go on: it was interrupted, or is promoted now."""
         while self._interrupted:
             event = self._interrupted.popleft()
-            if event.trial_id not in self.paused:
-                return event
+            if event.trial_id in self.paused:
+                continue
+            if event.trial_id in self._taken_up and not isinstance(self.history.of(event.trial_id)[-1], Resumed):
+                cause = "the sweep was taken up again"
+                self._append(Resumed(at=self.history.clock(), trial_id=event.trial_id, why="driver", cause=cause))
+            return event
         while self.rungs and (promoted := self.rungs.promote()):
             if promoted in self.agenda.unended:
                 self._append(Promoted(at=self.history.clock(), trial_id=promoted))
@@ -222,7 +249,7 @@ class StudySearcher(Searcher):
         try:
             self.history.append(event)
         except OSError as error:  # Ray turns it into an error of its own: keep what it was
-            self.broken = error
+            self.full = str(error)
             raise
         self._take(event)
 
@@ -238,29 +265,16 @@ class StudySearcher(Searcher):
             self._told[event.trial_id] = told
             self.proposals.begin(told)
             if self._journal:
-                self._journal.begin(told, **_attributes(event))
+                self._journal.begin(told, **attributes(event))
         elif isinstance(event, Ended):
             if self.rungs:
                 self.rungs.end(event.trial_id)
             if event.trial_id in self._told:  # of several ends the first is told
-                told = self._as_told(event)
+                last = self._last.pop(event.trial_id, None)
+                told = ended_as(self._told.pop(event.trial_id), event, last, self.sweep)
                 self.proposals.end(told)
                 if self._journal:
                     self._journal.end(told)
-
-    def _as_told(self, event: Ended) -> Told:
-        told, last = self._told.pop(event.trial_id), self._last.pop(event.trial_id, None)
-        if event.state != "COMPLETE":
-            return replace(told, state=STATES[event.state])
-        metrics = last.metrics if last else {}
-        if any(name not in metrics for name in self.sweep.objectives):  # an earlier sweep's, with other objectives
-            return replace(told, state=TrialState.FAIL)
-        return replace(
-            told,
-            state=TrialState.COMPLETE,
-            values=tuple(metrics[name] for name in self.sweep.objectives),
-            violations=tuple((name, event.violations.get(name, 0.0)) for name in self.sweep.constraints),
-        )
 
     def _is_full(self, event: Suggested) -> bool:
         last = self._last.get(event.trial_id)
@@ -284,9 +298,3 @@ class StudySearcher(Searcher):
                     seconds=result["seconds"],
                 )
             )
-
-
-def _attributes(event: Suggested) -> dict[str, Any]:
-    """What those who look at the study want to know of a trial besides its values."""
-    known = {"label": event.label, "of": event.of, "design": event.design}
-    return {"origin": event.origin} | {name: value for name, value in known.items() if value is not None}
