@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
         # The scanner looks ahead, and its time grows with the square of the brackets that are open.
         if self.flow_level > DEEPEST:
             raise BadYAML(_DEEP)
-        super().fetch_flow_collection_start(kind)  # type: ignore[misc]  # the stubs know of no scanner
+        super().fetch_flow_collection_start(kind)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._level += 1
