@@ -7,10 +7,10 @@ import sys
 
 import typer
 
-from orchestrator import sweep_verbs, view_verbs
+from orchestrator import doctor_verbs, sweep_verbs, view_verbs
 from orchestrator.verbs import EPILOG, app
 
-__all__ = ["EPILOG", "app", "main", "sweep_verbs", "view_verbs"]
+__all__ = ["EPILOG", "app", "doctor_verbs", "main", "sweep_verbs", "view_verbs"]
 
 
 def main() -> None:

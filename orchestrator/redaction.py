@@ -1,4 +1,4 @@
-"""Secrets out of words: passwords of URIs, and what the environment holds under the name of a password, token or key."""
+"""Secrets out of words: passwords of URIs, and what the environment calls a password, a token or a key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHORTEST = 8
 
 
 def redacted(text: str) -> str:
-    """The text with `***` for `user:password` of every URI in it, and for every secret of this process's environment."""
+    """The text with `***` for `user:password` of every URI in it, and for every secret of the environment."""
     text = _CREDENTIALS.sub(f"://{HIDDEN}@", text)
     for value in secrets_of(os.environ).values():
         text = text.replace(value, HIDDEN)

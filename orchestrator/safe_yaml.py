@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
         # The scanner looks ahead, and its time grows with the square of the brackets that are open.
         if self.flow_level > DEEPEST:
             raise BadYAML(_DEEP)
-        super().fetch_flow_collection_start(kind)  # type: ignore[misc]  # the stubs know of no scanner
+        super().fetch_flow_collection_start(kind)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._level += 1
@@ -67,7 +67,7 @@ def parse_yaml(text: str) -> Any:
     try:
         loader = _Loader(text)
         try:
-            node = loader.get_single_node()  # type: ignore[no-untyped-call]  # of the library
+            node = loader.get_single_node()
             if node is None:
                 return None
             values, levels = _extent(node, {})
@@ -75,9 +75,9 @@ def parse_yaml(text: str) -> Any:
                 raise BadYAML("too many values, once its aliases are written out; write what is meant without aliases")
             if levels > DEEPEST:
                 raise BadYAML(_DEEP)
-            return loader.construct_document(node)  # type: ignore[no-untyped-call]
+            return loader.construct_document(node)
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     except BadYAML:
         raise
     except yaml.YAMLError as error:
@@ -115,7 +115,7 @@ def _check_number(node: yaml.ScalarNode) -> None:
         return
     sound = len(node.value) < 100  # no notation of such a number has more signs, and to read them takes long
     try:
-        sound = sound and abs(yaml.SafeLoader("").construct_yaml_int(node)) < LARGEST  # type: ignore[no-untyped-call]
+        sound = sound and abs(yaml.SafeLoader("").construct_yaml_int(node)) < LARGEST
     except ValueError:  # `0b`
         sound = False
     if not sound:

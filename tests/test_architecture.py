@@ -37,7 +37,7 @@ LAYERS = {
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
         (
-            "loading pareto redaction safe_yaml importing.shell reference.elsewhere reference.official report.document "
+            "health loading pareto redaction safe_yaml importing.shell reference.elsewhere reference.official report.document "
             "report.markdown search.layers"
         ),
         # what stands alone
@@ -72,12 +72,12 @@ LAYERS = {
         "importing.sweep_file search.agenda search.journal tracking.course tracking.runs tracking.views",
         "tracking.note",
         "report.front_sections report.search_sections",
-        "measure reference.metrics_page report.sections report.weight_figures tracking.store",
+        "doctor measure reference.metrics_page report.sections report.weight_figures tracking.store",
         "export single rehearsal.plan report.report search.schedulers tracking.tracker tracking.ui",
         "rehearsal.recordings search.study",
         "sweep rehearsal.simulator",  # a sweep, run
         "verbs rehearsal.rehearse",
-        "sweep_verbs view_verbs",
+        "doctor_verbs sweep_verbs view_verbs",
         "cli",
     ],
 }
@@ -139,7 +139,7 @@ _TORCH = (
     "passes",
     "unlearn",
 )
-_RAY = ("search.study", "search.schedulers", "worker", "sweep", "cluster", "measure")
+_RAY = ("search.study", "search.schedulers", "worker", "sweep", "cluster", "measure", "doctor")
 _OPTUNA = ("search.study", "search.observations", "search.proposals", "search.journal")
 _RICH = (
     "measure",
@@ -154,6 +154,7 @@ _RICH = (
     "export",
     "report.compare_words",
     "rehearsal.rehearse",
+    "doctor",
 )
 TORCH, RICH = (
     " ".join(f"trials.{name}" for name in (*_TORCH, "unlearn")),
@@ -172,7 +173,8 @@ EXTERNAL: dict[str, dict[str, str]] = {
     "torch": {
         "top": TORCH,
         "in functions": (
-            "orchestrator.worker orchestrator.prepare orchestrator.measure orchestrator.standalone orchestrator.export"
+            "orchestrator.worker orchestrator.prepare orchestrator.measure orchestrator.standalone orchestrator.export "
+            "orchestrator.doctor"
         ),
         "for types": "trials.weighting trials.pooling trials.weight_profile",
     },
@@ -193,13 +195,20 @@ EXTERNAL: dict[str, dict[str, str]] = {
             for name in ("drawing", "figures", "effort_figures", "parameter_figures", "weight_figures")
         )
     },
-    "typer": {"top": "orchestrator.cli orchestrator.verbs orchestrator.sweep_verbs orchestrator.view_verbs"},
-    "rich": {"top": RICH, "in functions": "orchestrator.sweep_verbs orchestrator.view_verbs"},
+    "typer": {
+        "top": "orchestrator.cli orchestrator.verbs orchestrator.sweep_verbs orchestrator.view_verbs "
+        "orchestrator.doctor_verbs"
+    },
+    "rich": {
+        "top": RICH,
+        "in functions": "orchestrator.sweep_verbs orchestrator.view_verbs orchestrator.doctor_verbs",
+    },
     "yaml": {
         "top": "orchestrator.safe_yaml orchestrator.report.phrasing orchestrator.report.card "
         "orchestrator.importing.formats orchestrator.importing.sweep_file"
     },
     "platformdirs": {"top": "trials.identity"},
+    "psutil": {"top": "orchestrator.doctor"},
     "pyarrow": {"in functions": "orchestrator.rehearsal.curve_files"},
     "pydantic": {"top": "*"},
     "pydantic_core": {"top": "orchestrator.problems"},

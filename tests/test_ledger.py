@@ -61,7 +61,7 @@ def test_a_torn_last_line_is_dropped_and_the_next_event_stands_alone(folder: Pat
 
 def test_an_event_of_another_version_is_an_error(folder: Path) -> None:
     (folder / "ledger.jsonl").write_text('{"event": "party"}\n')
-    with pytest.raises(LedgerError, match="line 1 of ledger.jsonl is an event 'party', which this version"):
+    with pytest.raises(LedgerError, match=r"line 1 of ledger.jsonl is an event 'party', which this version"):
         read_events(folder)
 
 
