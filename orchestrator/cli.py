@@ -7,11 +7,11 @@ import sys
 
 import typer
 
-from orchestrator import cluster_verbs, sweep_verbs, view_verbs
+from orchestrator import cluster_verbs, doctor_verbs, sweep_verbs, view_verbs
 from orchestrator.access import take_over
 from orchestrator.verbs import EPILOG, app
 
-__all__ = ["EPILOG", "app", "cluster_verbs", "main", "sweep_verbs", "view_verbs"]
+__all__ = ["EPILOG", "app", "cluster_verbs", "doctor_verbs", "main", "sweep_verbs", "view_verbs"]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Secrets out of words: passwords of URIs, and what the environment holds as a password, token or key."""
+"""Secrets out of words: passwords of URIs, and what the environment calls a password, a token or a key."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ LAYERS = {
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
         (
-            "access loading pareto redaction safe_yaml importing.shell reference.elsewhere reference.official "
-            "report.document report.markdown search.layers"
+            "access health loading pareto redaction safe_yaml importing.shell reference.elsewhere "
+            "reference.official report.document report.markdown search.layers"
         ),
         # what stands alone
         "events",
@@ -73,12 +73,12 @@ LAYERS = {
         "importing.sweep_file search.agenda search.journal tracking.course tracking.runs tracking.views",
         "tracking.note",
         "report.front_sections report.search_sections",
-        "measure reference.metrics_page report.sections report.weight_figures tracking.store",
+        "doctor measure reference.metrics_page report.sections report.weight_figures tracking.store",
         "export single rehearsal.plan report.report search.schedulers tracking.tracker tracking.ui",
         "rehearsal.recordings search.study",
         "sweep rehearsal.simulator",  # a sweep, run
         "verbs rehearsal.rehearse",
-        "cluster_verbs sweep_verbs view_verbs",
+        "cluster_verbs doctor_verbs sweep_verbs view_verbs",
         "cli",
     ],
 }
@@ -140,7 +140,7 @@ _TORCH = (
     "passes",
     "unlearn",
 )
-_RAY = ("search.study", "search.schedulers", "worker", "sweep", "cluster", "measure")
+_RAY = ("search.study", "search.schedulers", "worker", "sweep", "cluster", "measure", "doctor")
 _OPTUNA = ("search.observations", "search.proposals", "search.journal")
 _RICH = (
     "measure",
@@ -155,6 +155,7 @@ _RICH = (
     "export",
     "report.compare_words",
     "rehearsal.rehearse",
+    "doctor",
 )
 TORCH, RICH = (
     " ".join(f"trials.{name}" for name in (*_TORCH, "unlearn")),
@@ -173,7 +174,8 @@ EXTERNAL: dict[str, dict[str, str]] = {
     "torch": {
         "top": TORCH,
         "in functions": (
-            "orchestrator.worker orchestrator.prepare orchestrator.measure orchestrator.standalone orchestrator.export"
+            "orchestrator.worker orchestrator.prepare orchestrator.measure orchestrator.standalone orchestrator.export "
+            "orchestrator.doctor"
         ),
         "for types": "trials.weighting trials.pooling trials.weight_profile",
     },
@@ -195,18 +197,21 @@ EXTERNAL: dict[str, dict[str, str]] = {
         )
     },
     "typer": {
-        "top": "orchestrator.cli orchestrator.verbs orchestrator.cluster_verbs orchestrator.sweep_verbs "
-        "orchestrator.view_verbs"
+        "top": "orchestrator.cli orchestrator.verbs orchestrator.cluster_verbs orchestrator.doctor_verbs "
+        "orchestrator.sweep_verbs orchestrator.view_verbs"
     },
     "rich": {
         "top": RICH,
-        "in functions": "orchestrator.cluster_verbs orchestrator.sweep_verbs orchestrator.view_verbs",
+        "in functions": (
+            "orchestrator.cluster_verbs orchestrator.doctor_verbs orchestrator.sweep_verbs orchestrator.view_verbs"
+        ),
     },
     "yaml": {
         "top": "orchestrator.safe_yaml orchestrator.report.phrasing orchestrator.report.card "
         "orchestrator.importing.formats orchestrator.importing.sweep_file"
     },
     "platformdirs": {"top": "trials.identity"},
+    "psutil": {"top": "orchestrator.doctor"},
     "pyarrow": {"in functions": "orchestrator.rehearsal.curve_files"},
     "pydantic": {"top": "*"},
     "pydantic_core": {"top": "orchestrator.problems"},
