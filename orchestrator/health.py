@@ -16,7 +16,7 @@ LITTLE, ALMOST_NOTHING = 10 * GB, GB
 WASTE = 0.02
 """Share of a GPU that may be left by the trials on it."""
 FULL = 0.95
-"""Share of the disk of /tmp/ray from which on Ray takes no more objects."""
+"""Share of the disk of its temporary folder from which on Ray takes no more objects."""
 
 
 @dataclass(frozen=True)
