@@ -163,7 +163,7 @@ def listeners() -> Iterator[Listener]:
         return
     seen = set()
     for each in connections:
-        if each.status != psutil.CONN_LISTEN or each.pid is None:
+        if each.status != psutil.CONN_LISTEN or each.pid is None or not each.laddr:
             continue
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(each.pid)
