@@ -111,3 +111,12 @@ def hangs(config: TrialConfig, *, folder: Path, resume_from: Path | None = None)
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
             signal.sigwait([signal.SIGUSR1])
         yield epoch
+
+
+def fills(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """The surrogate with a checkpoint of a MiB, which replaces the one before."""
+    for epoch in surrogate(config, folder=folder, resume_from=resume_from):
+        scratch = folder / "checkpoint" / "weights.part"
+        scratch.write_bytes(bytes(2**20))
+        scratch.replace(folder / "checkpoint" / "weights")
+        yield epoch
