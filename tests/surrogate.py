@@ -8,12 +8,15 @@ sees what ran twice.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import ray
 
 from trials.config import TrialConfig
 from trials.result import Diverged, EpochResult, OutOfMemory
@@ -120,3 +123,13 @@ def fills(config: TrialConfig, *, folder: Path, resume_from: Path | None = None)
         scratch.write_bytes(bytes(2**20))
         scratch.replace(folder / "checkpoint" / "weights")
         yield epoch
+
+
+def breaks_a_node(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """The surrogate; the node on which the first trial begins has a broken GPU."""
+    node, bad = ray.get_runtime_context().get_node_id(), folder.parents[1] / "bad"
+    with contextlib.suppress(FileExistsError), open(bad, "x") as file:
+        file.write(node)
+    if bad.read_text() == node:
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    yield from surrogate(config, folder=folder, resume_from=resume_from)

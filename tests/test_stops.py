@@ -54,14 +54,14 @@ def test_a_sweep_in_which_nothing_works_stops_early_and_resume_runs_those_trials
 
 
 def test_a_trial_that_hangs_is_ended_with_its_process_and_the_others_go_on(tmp_path: Path) -> None:
-    resources = {"timeout_minutes": 0.2}
+    resources = {"timeout_minutes": 0.5}
     sweep = small_sweep(budget={"trials": 4, "concurrent": 2}, scheduler={"type": "none"}, resources=resources)
     run(sweep, tmp_path, hangs)
     found = {record.trial_id: record for record in read_records(tmp_path / "small")}
     assert len(found) == 4
     assert (found["00001"].state, found["00001"].epoch) == ("FAIL", 2)
     assert found["00001"].failure == (
-        "hung: no epoch ended within 0.2 minutes (resources.timeout_minutes); its worker was killed"
+        "hung: no epoch ended within 0.5 minutes (resources.timeout_minutes); its worker was killed"
     )
     assert {record.state for name, record in found.items() if name != "00001"} == {"COMPLETE"}
 
