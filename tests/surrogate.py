@@ -8,12 +8,15 @@ sees what ran twice.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import ray
 
 from trials.config import TrialConfig
 from trials.result import Diverged, EpochResult, OutOfMemory
@@ -111,3 +114,22 @@ def hangs(config: TrialConfig, *, folder: Path, resume_from: Path | None = None)
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
             signal.sigwait([signal.SIGUSR1])
         yield epoch
+
+
+def fills(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """The surrogate with a checkpoint of a MiB, which replaces the one before."""
+    for epoch in surrogate(config, folder=folder, resume_from=resume_from):
+        scratch = folder / "checkpoint" / "weights.part"
+        scratch.write_bytes(bytes(2**20))
+        scratch.replace(folder / "checkpoint" / "weights")
+        yield epoch
+
+
+def breaks_a_node(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """The surrogate; the node on which the first trial begins has a broken GPU."""
+    node, bad = ray.get_runtime_context().get_node_id(), folder.parents[1] / "bad"
+    with contextlib.suppress(FileExistsError), open(bad, "x") as file:
+        file.write(node)
+    if bad.read_text() == node:
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    yield from surrogate(config, folder=folder, resume_from=resume_from)

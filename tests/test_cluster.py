@@ -69,6 +69,22 @@ def test_a_sweep_survives_a_lost_node_worker_driver_and_tracking_server(tmp_path
     assert front(folder) == front(undisturbed)
 
 
+def test_a_node_with_a_broken_gpu_is_set_aside_and_its_trials_go_on_elsewhere(tmp_path: Path) -> None:
+    sweep, folder = cluster_sweep(12, resources={"cpu": 1, "gpu": 0.25, "retries": 0}), tmp_path / "small"
+    with cluster(tmp_path, nodes=2, seconds=0.5) as here:
+        driver = here.start_driver(sweep, "breaks_a_node")
+        assert driver.wait(240) == 0, here.said()[-3000:]
+        said = here.said()
+    bad = (folder / "bad").read_text()
+    words = f"node {bad[:12]} is set aside: the last 5 trials there all failed alike: RuntimeError: CUDA error: uncorre"
+    assert words in said
+    found = read_records(folder)
+    assert len(found) == 12
+    assert clusters.wrong_states(folder, sweep) == []
+    assert sum(record.resumed == ("node",) for record in found) >= 5
+    assert bad not in clusters.nodes_of(folder)
+
+
 def trials_tracked(uri: str, folder: Path) -> Counter[str]:
     """Status -> trials that the tracking server has, once all has been sent; no trial twice."""
     from mlflow import MlflowClient

@@ -62,7 +62,7 @@ def suggested(folder: Path) -> list[Suggested]:
 
 
 def settled(records: Sequence[Record]) -> list[dict[str, Any]]:
-    return [record.model_dump(exclude={"started", "seconds"}) for record in records]
+    return [record.model_dump(exclude={"started", "seconds", "resumed"}) for record in records]
 
 
 def refusal(folder: Path, sweep: SweepConfig, benchmark: Benchmark) -> dict[str, str]:

@@ -58,7 +58,9 @@ def searcher_of(sweep: SweepConfig, events: list[Event]) -> StudySearcher:
 
 
 def outcome(events: list[Event]) -> list[dict[str, Any]]:
-    return sorted((r.model_dump(exclude={"started"}) for r in records(events)), key=lambda r: str(r["trial_id"]))
+    return sorted(
+        (r.model_dump(exclude={"started", "resumed"}) for r in records(events)), key=lambda r: str(r["trial_id"])
+    )
 
 
 # -- the same history, the same proposals ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ after any of them goes on to the same records.
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.events import Anchor, Epoch, Event, Suggested
 from orchestrator.ledger import History
 from orchestrator.rehearsal.curves import Curve
+from orchestrator.search.faults import Streaks
 from orchestrator.search.rungs import Rungs
 from orchestrator.search.study import StudySearcher
 
@@ -77,6 +79,7 @@ def simulate(
     rungs = Rungs(sweep, history.anchors())
     rungs.replay(history.events)
     searcher = StudySearcher(sweep, history, None, concurrent=gpus, digests=("data", "model"), rungs=rungs)
+    searcher.streaks = Streaks(sys.maxsize)  # nothing that was recorded is broken
     GPUs(searcher, rungs, history, clock, source).run(gpus, until)
     return history
 
