@@ -121,8 +121,8 @@ def capacity(resources: Resources) -> int:
                 Problem(
                     "resources",
                     f"a trial asks for cpu {resources.cpu:g} and gpu {resources.gpu:g}, but Ray has "
-                    f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs; ask for less or join a cluster "
-                    "that has them (RAY_ADDRESS)",
+                    f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs; ask for less, join a cluster "
+                    "that has them (RAY_ADDRESS) or, where it grows by itself, say how many at once: budget.concurrent",
                 )
             ],
         )
