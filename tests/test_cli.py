@@ -45,6 +45,7 @@ OPTIONS = {
     "status": {"ID", "--address"},
     "logs": {"ID", "--address", "--follow"},
     "stop": {"ID", "--address"},
+    "doctor": {"FILE", "--output", "--address", "--set"},
 }
 """Arguments and options of each verb: scripts rest on them, so a change here is a change of the version."""
 
