@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from orchestrator.config import SweepConfig
-from orchestrator.events import Anchor, Epoch, Event, Suggested
+from orchestrator.events import Anchor, Epoch, Event, Resumed, Suggested
 from orchestrator.ledger import History
 from orchestrator.rehearsal.curves import Curve
 from orchestrator.search.faults import Streaks
@@ -153,6 +153,7 @@ class GPUs:
 
     def _wait(self, name: str) -> None:
         settings, curve, done = self._running[name]
-        began = self.history.of(settings["trial_id"])[-1].at  # when it was interrupted does not matter
+        own = self.history.of(settings["trial_id"])
+        began = next(event.at for event in reversed(own) if not isinstance(event, Resumed))  # interruptions take no time
         seconds = curve.seconds[done] if done < len(curve.seconds) else 0.0
         heapq.heappush(self._waiting, (began + seconds, int(settings["trial_id"]), name))
