@@ -17,6 +17,8 @@ Origin = Literal["baseline", "search", "ablation", "confirm", "earlier"]
 """Who proposed a trial: `confirm` runs a candidate again with a fresh seed, `earlier` comes from another run folder."""
 
 
+TrialId = Annotated[str, Field(pattern=r"^[0-9]{5,12}$")]
+"""A trial's number, with zeros before it: it names folders, and leads nowhere else."""
 Failure = Annotated[str, AfterValidator(redacted)]
 """Why something failed: whatever raised it, no secret is written down."""
 
@@ -54,7 +56,7 @@ class Suggested(_Line):
 
     event: Literal["suggested"] = "suggested"
     at: float = Field(default_factory=time.time)
-    trial_id: str
+    trial_id: TrialId
     number: int
     label: str | None
     params: dict[str, Any]
@@ -73,7 +75,7 @@ class Epoch(_Line):
 
     event: Literal["epoch"] = "epoch"
     at: float = Field(default_factory=time.time)
-    trial_id: str
+    trial_id: TrialId
     epoch: int
     metrics: dict[str, float]
     seconds: float
@@ -84,7 +86,7 @@ class Promoted(_Line):
 
     event: Literal["promoted"] = "promoted"
     at: float = Field(default_factory=time.time)
-    trial_id: str
+    trial_id: TrialId
 
 
 class Ended(_Line):
@@ -95,7 +97,7 @@ class Ended(_Line):
 
     event: Literal["ended"] = "ended"
     at: float = Field(default_factory=time.time)
-    trial_id: str
+    trial_id: TrialId
     state: State
     epoch: int
     failure: Failure | None = None
@@ -107,7 +109,7 @@ class Measured(_Line):
 
     event: Literal["measured"] = "measured"
     at: float = Field(default_factory=time.time)
-    trial_id: str
+    trial_id: TrialId
     metrics: dict[str, float]
     seconds: float
     failure: Failure | None = None
@@ -133,7 +135,7 @@ Event = Annotated[Opened | Anchor | Suggested | Epoch | Promoted | Ended | Measu
 class Record(_Line):
     """One ended trial, a line of `trials.jsonl`: metrics of its last epoch and measured later; `seconds` of its own."""
 
-    trial_id: str
+    trial_id: TrialId
     state: State
     epoch: int
     label: str | None

@@ -37,8 +37,8 @@ LAYERS = {
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
         (
-            "health loading pareto redaction safe_yaml importing.shell reference.elsewhere reference.official report.document "
-            "report.markdown search.layers"
+            "health loading pareto redaction safe_yaml importing.shell reference.elsewhere reference.official "
+            "report.document report.markdown search.layers"
         ),
         # what stands alone
         "events",
