@@ -18,6 +18,8 @@ Origin = Literal["baseline", "search", "ablation", "confirm", "earlier"]
 """Who proposed a trial: `confirm` runs a candidate again with a fresh seed, `earlier` comes from another run folder."""
 
 
+TrialId = Annotated[str, Field(pattern=r"^[0-9]{5,12}$")]
+"""A trial's number, with zeros before it: it names folders, and leads nowhere else."""
 Failure = Annotated[str, AfterValidator(redacted)]
 """Why something failed: whatever raised it, no secret is written down."""
 
@@ -55,7 +57,7 @@ class Suggested(_Line):
 
     event: Literal["suggested"] = "suggested"
     at: float = Field(default_factory=time.time)
-    trial_id: str
+    trial_id: TrialId
     number: int
     label: str | None
     params: dict[str, Any]
@@ -74,7 +76,7 @@ class Epoch(_Line):
 
     event: Literal["epoch"] = "epoch"
     at: float = Field(default_factory=time.time)
-    trial_id: str
+    trial_id: TrialId
     epoch: int
     metrics: dict[str, float]
     seconds: float
@@ -85,7 +87,7 @@ class Promoted(_Line):
 
     event: Literal["promoted"] = "promoted"
     at: float = Field(default_factory=time.time)
-    trial_id: str
+    trial_id: TrialId
 
 
 class Resumed(_Line):
@@ -114,7 +116,7 @@ class Ended(_Line):
 
     event: Literal["ended"] = "ended"
     at: float = Field(default_factory=time.time)
-    trial_id: str
+    trial_id: TrialId
     state: State
     epoch: int
     failure: Failure | None = None
@@ -126,7 +128,7 @@ class Measured(_Line):
 
     event: Literal["measured"] = "measured"
     at: float = Field(default_factory=time.time)
-    trial_id: str
+    trial_id: TrialId
     metrics: dict[str, float]
     seconds: float
     failure: Failure | None = None
@@ -157,7 +159,7 @@ class Record(_Line):
     `resumed`: why it was handed out again, each time. `changed`: settings with which it ended, other than it began.
     """
 
-    trial_id: str
+    trial_id: TrialId
     state: State
     epoch: int
     label: str | None

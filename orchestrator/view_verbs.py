@@ -122,7 +122,10 @@ def sync(folder: Folder) -> None:
 @app.command()
 def ui(
     output: Annotated[Path, typer.Argument(help="folder of run folders", metavar="DIR")] = Path("runs"),
-    port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000,
+    port: Annotated[int, typer.Option(help="where it listens", min=1, max=65535)] = 5000,
+    host: Annotated[
+        str, typer.Option(help="address to bind to; any but 127.0.0.1 opens every record to others", metavar="IP")
+    ] = "127.0.0.1",
 ) -> None:
     """Open the MLflow UI on 127.0.0.1 and print links to each sweep's trials and front.
 
@@ -132,4 +135,4 @@ def ui(
     from orchestrator.tracking.ui import serve_ui
 
     require_output(output)
-    raise typer.Exit(serve_ui(output, port))
+    raise typer.Exit(serve_ui(output, port, host))

@@ -89,6 +89,8 @@ def read_records(folder: Path, *names: str, field: str) -> list[Record]:
         Absent: None of them is there.
         BenchmarkError: The file cannot be read, is not what its name says, or is empty.
     """
+    if outside := next((name for name in names if Path(name).is_absolute() or ".." in Path(name).parts), None):
+        raise BenchmarkError(field, f"{outside!r} leads out of {str(folder)!r}; name a file in it")
     for name in names:
         for label in (name, f"{name}.gz"):
             if (folder / label).is_file():

@@ -1,7 +1,8 @@
-"""The MLflow UI of an output folder, on 127.0.0.1, with links that lead straight to a sweep's trials and front."""
+"""The MLflow UI of an output folder, on 127.0.0.1 by default, with links straight to a sweep's trials and front."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 from orchestrator.events import SweepInfo, records
+from orchestrator.health import is_loopback
 from orchestrator.ledger import read_events
 from orchestrator.problems import ConfigError, require_run_folder
 from orchestrator.redaction import redacted
@@ -23,6 +25,7 @@ from orchestrator.tracking.client import client_of, runs_of, sweep_tag
 from orchestrator.tracking.uri import TrackingError, recorded_uri, refusal, require_store, resolve_uri, uri_of
 from orchestrator.tracking.views import TRAINING, has_seeds, query, view_query
 
+LOOPBACK = "127.0.0.1"
 UI = "http://127.0.0.1:5000"
 """Where `unlearn-sweep ui` serves the UI, unless told otherwise."""
 
@@ -70,10 +73,15 @@ def ui_links(folder: Path, base: str, uri: str | None = None) -> dict[str, str]:
     return links | {"sweep": f"{runs_page}/{parent}?{query(TRAINING)}"}
 
 
-def serve_ui(output: Path, port: int) -> int:
-    """Serves the MLflow UI of an output folder on 127.0.0.1 until Ctrl-C, and prints links for each sweep.
+def serve_ui(output: Path, port: int, host: str = LOOPBACK) -> int:
+    """Serves the MLflow UI of an output folder until Ctrl-C, and prints links for each sweep.
 
     The store is that of the newest sweep; where it is a server already, only links into its UI are printed.
+
+    Args:
+        output: Folder of run folders.
+        port: Where it listens.
+        host: The IP address that it is bound to; a wider one than 127.0.0.1 is warned of.
 
     Returns:
         Exit code: 0 after Ctrl-C, else that of the server.
@@ -90,7 +98,9 @@ def serve_ui(output: Path, port: int) -> int:
     if uri.startswith(("http:", "https:")):
         _print_links(output, redacted(uri).replace("***@", ""), uri)
         return 0
-    _require_port(port)
+    _require_port(host, port)
+    if not is_loopback(host):
+        print(warning_of(host, port), file=sys.stderr, flush=True)
     # Through the environment: an argument would show a password of the URI to everyone on the machine.
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -99,9 +109,9 @@ def serve_ui(output: Path, port: int) -> int:
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,
     }
-    options = f"--host 127.0.0.1 --port {port} --workers 1".split()
+    options = f"--host {host} --port {port} --workers 1".split()
     command = [sys.executable, "-m", "mlflow", "server", *options, "--uvicorn-opts", "--log-level warning"]
-    base = f"http://127.0.0.1:{port}"
+    base = address_of(host, port)
     # SIGINT too: a shell starts what it puts into the background with SIGINT ignored.
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(each, signal.default_int_handler) for each in signals]
@@ -118,14 +128,32 @@ def serve_ui(output: Path, port: int) -> int:
             signal.signal(each, handler)
 
 
-def _require_port(port: int) -> None:
-    with socket.socket() as probe:
+def warning_of(host: str, port: int) -> str:
+    """What binding wider than to this machine means."""
+    return (
+        f"warning: bound to {host}: whoever reaches port {port} of this machine can read, change and delete every "
+        f"record of the store, without a password; on 127.0.0.1 a tunnel does as well: ssh -L {port}:127.0.0.1:{port}"
+    )
+
+
+def address_of(host: str, port: int) -> str:
+    """Where this machine reaches what is bound to an address."""
+    reached = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
+def _require_port(host: str, port: int) -> None:
+    try:
+        family = {4: socket.AF_INET, 6: socket.AF_INET6}[ipaddress.ip_address(host).version]
+    except ValueError:
+        raise TrackingError(f"--host {host!r} is not an IP address; write 127.0.0.1, 0.0.0.0 or one of yours") from None
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
             raise TrackingError(
-                f"port {port} cannot be used ({error.strerror}); take another one with --port"
+                f"port {port} cannot be used on {host} ({error.strerror}); take another one with --port"
             ) from None
 
 
