@@ -18,8 +18,8 @@ Origin = Literal["baseline", "search", "ablation", "confirm", "earlier"]
 """Who proposed a trial: `confirm` runs a candidate again with a fresh seed, `earlier` comes from another run folder."""
 
 
-TrialId = Annotated[str, Field(pattern=r"^[0-9]{5,12}$")]
-"""A trial's number, with zeros before it: it names folders, and leads nowhere else."""
+TrialId = Annotated[str, Field(pattern=r"^[0-9A-Za-z]{1,20}$")]
+"""A trial's name, in a sweep its number with zeros before it: it names folders, and leads nowhere else."""
 Failure = Annotated[str, AfterValidator(redacted)]
 """Why something failed: whatever raised it, no secret is written down."""
 

@@ -4,6 +4,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, so it comes first
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["RAY_AUTH_MODE"] = "disabled"  # Ray reads it once in a process: a token of this user's would come too late
 
 from collections.abc import Iterator
 from pathlib import Path

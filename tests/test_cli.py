@@ -40,7 +40,7 @@ OPTIONS = {
     "resume": {"RUN_FOLDER", "--trials", "--set"},
     "report": {"RUN_FOLDER"},
     "sync": {"RUN_FOLDER"},
-    "ui": {"DIR", "--port"},
+    "ui": {"DIR", "--host", "--port"},
     "submit": {"FILE", "--output", "--address", "--set", "--name", "--detach"},
     "status": {"ID", "--address"},
     "logs": {"ID", "--address", "--follow"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gzip
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,8 +53,8 @@ def test_the_name_of_a_sweep_is_a_plain_word(name: str) -> None:
         SweepConfig.model_validate({"name": name})
 
 
-@pytest.mark.parametrize("name", [*OUTWARD, "00001/../../x", "1", "\u0660" * 5])
-def test_the_name_of_a_trial_is_a_number(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [*OUTWARD, "00001/../../x", "", "\u0660" * 5])
+def test_the_name_of_a_trial_is_a_plain_word(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
         Ended(trial_id=name, state="FAIL", epoch=0)
     with pytest.raises(ValidationError):
@@ -83,7 +84,7 @@ def test_a_file_of_a_benchmark_lies_in_its_folder(name: str, tmp_path: Path) -> 
 
 
 def test_a_label_of_a_published_setting_is_one_of_those_known() -> None:
-    with pytest.raises(ValidationError, match="not a preset"):
+    with pytest.raises(ValidationError, match="preset '../../x' is not known"):
         TrialConfig.model_validate({"loss": {"preset": "../../x"}})
 
 
@@ -143,7 +144,7 @@ def test_nothing_makes_code_or_objects_out_of_data() -> None:
 
 def test_yaml_is_read_by_safe_loaders_only() -> None:
     readers = {where.split()[1] for where, _ in calls() if where.split()[1].startswith("yaml.")}
-    assert {name for name in readers if "load" in name.lower()} <= {"yaml.safe_load", "yaml.SafeLoader"}
+    assert {"yaml.safe_load"} <= {name for name in readers if re.search(r"\bload|_load", name)} <= {"yaml.safe_load"}
 
 
 def test_no_model_brings_code_of_its_own() -> None:

@@ -154,6 +154,7 @@ class GPUs:
     def _wait(self, name: str) -> None:
         settings, curve, done = self._running[name]
         own = self.history.of(settings["trial_id"])
-        began = next(event.at for event in reversed(own) if not isinstance(event, Resumed))  # interruptions take no time
+        # Being taken up again takes no time.
+        began = next(event.at for event in reversed(own) if not isinstance(event, Resumed))
         seconds = curve.seconds[done] if done < len(curve.seconds) else 0.0
         heapq.heappush(self._waiting, (began + seconds, int(settings["trial_id"]), name))
