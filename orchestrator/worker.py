@@ -21,6 +21,7 @@ from ray import tune
 
 from orchestrator.ledger import write_atomically
 from orchestrator.redaction import LogFormatter
+from orchestrator.search.faults import PLACE
 from orchestrator.tracking.usage import Usage
 from trials.config import TrialConfig
 from trials.result import EpochResult, OutOfMemory, TrialFailed
@@ -87,7 +88,7 @@ class Worker(tune.Trainable):
         trial = TrialConfig.model_validate(config["trial"])
         write_atomically(folder / "trial.json", trial.model_dump_json(indent=1) + "\n")
         place = {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}
-        write_atomically(folder / "worker.json", json.dumps(place) + "\n")
+        write_atomically(folder / PLACE, json.dumps(place) + "\n")
         self._log = logging.FileHandler(folder / "log.txt", delay=True, encoding="utf-8")
         self._log.setFormatter(LogFormatter())
         logging.getLogger().addHandler(self._log)

@@ -36,6 +36,9 @@ ALIKE = 5
 
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
+PLACE = "worker.json"
+"""In a trial's folder: node, host and process of the worker that runs it, or ran it last."""
+
 Kind = Literal["node", "worker", "error", "memory", "hung", "disk"]
 
 
@@ -133,7 +136,7 @@ def given_up(fault: Fault, event: Suggested, history: History) -> str:
 def node_of(folder: Path) -> str:
     """Ray's id of the node on which a trial ran last, as its worker noted it; "" where it did not come to that."""
     try:
-        return str(json.loads((folder / "worker.json").read_text(encoding="utf-8"))["node"])
+        return str(json.loads((folder / PLACE).read_text(encoding="utf-8"))["node"])
     except (OSError, ValueError, KeyError):
         return ""
 

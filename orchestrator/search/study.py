@@ -24,7 +24,7 @@ from orchestrator.events import Anchor, Ended, Epoch, Event, Promoted, Resumed, 
 from orchestrator.ledger import History
 from orchestrator.search.agenda import Agenda, Proposal
 from orchestrator.search.constraints import violations
-from orchestrator.search.faults import LOST, Fault, Streaks, given_up, node_of, remedy, settings
+from orchestrator.search.faults import LOST, PLACE, Fault, Streaks, given_up, node_of, remedy, settings
 from orchestrator.search.journal import Journal, attributes
 from orchestrator.search.observations import Told, ended_as
 from orchestrator.search.proposals import Proposals
@@ -108,6 +108,8 @@ class StudySearcher(Searcher):
         if event is None:  # what is running may have to be started again
             return None if self.live else str(Searcher.FINISHED)
         self.live[trial_id] = event
+        if self.folder:  # where it ran before says nothing any more
+            (self.folder / "trials" / event.trial_id / PLACE).unlink(missing_ok=True)
         return {
             "trial_id": event.trial_id,
             "label": event.label,
@@ -189,8 +191,8 @@ class StudySearcher(Searcher):
             self._append(end)
 
     def _node(self, trial_id: str) -> str:
-        """The node of what Ray runs; "" where that is not known."""
-        if trial_id not in self._nodes and self.folder:
+        """The node of what Ray runs; "" where that is not known, or not yet."""
+        if not self._nodes.get(trial_id) and self.folder:
             self._nodes[trial_id] = node_of(self.folder / "trials" / self.live[trial_id].trial_id)
         return self._nodes.get(trial_id, "")
 
