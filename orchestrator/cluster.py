@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import socket
+from collections.abc import Collection
 
 import ray
 
@@ -127,3 +128,13 @@ def capacity(resources: Resources) -> int:
             ],
         )
     return int(fits)
+
+
+def has_room(resources: Resources, aside: Collection[str]) -> bool:
+    """Whether a trial fits on a node that is not one of those set aside (Ray's ids)."""
+    for node in ray.nodes():
+        there = node["Resources"]
+        fits = there.get("CPU", 0) >= resources.cpu and there.get("GPU", 0) >= resources.gpu
+        if node["Alive"] and fits and node["NodeID"] not in aside:
+            return True
+    return False

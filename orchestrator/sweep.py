@@ -21,7 +21,7 @@ from typing import Any, Literal
 from ray import tune
 from rich.console import Console
 
-from orchestrator.cluster import capacity, connect, disconnect
+from orchestrator.cluster import capacity, connect, disconnect, has_room
 from orchestrator.config import SweepConfig
 from orchestrator.events import Anchor, Opened, Resumed
 from orchestrator.folder import keep_house, open_folder
@@ -234,6 +234,8 @@ def _run_rounds(
                 return searcher.streaks.broken
             if searcher.streaks.aside:
                 aside |= searcher.streaks.aside
+                if not has_room(sweep.resources, aside):
+                    return next(reversed(aside.values()))
                 _set_aside(searcher.streaks, ledger, console)
                 continue
             logger.error("the Ray run ended before the sweep did: %s", cause)

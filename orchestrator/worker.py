@@ -87,8 +87,6 @@ class Worker(tune.Trainable):
         folder.mkdir(parents=True, exist_ok=True)
         trial = TrialConfig.model_validate(config["trial"])
         write_atomically(folder / "trial.json", trial.model_dump_json(indent=1) + "\n")
-        place = {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}
-        write_atomically(folder / PLACE, json.dumps(place) + "\n")
         self._log = logging.FileHandler(folder / "log.txt", delay=True, encoding="utf-8")
         self._log.setFormatter(LogFormatter())
         logging.getLogger().addHandler(self._log)
@@ -97,6 +95,9 @@ class Worker(tune.Trainable):
     def _run(self, trial: TrialConfig, folder: Path) -> Generator[EpochResult]:
         """The trial's epochs. Torch is imported with the first, not when the process starts: Ray gives up a worker that
         is slower to start than a trial is to run, and would never get a second one."""
+        # Not when it is handed a trial: Ray may give that to a warm process while this one is on its way.
+        place = {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}
+        write_atomically(folder / PLACE, json.dumps(place) + "\n")
         function = self._trial
         if function is None:
             import torch

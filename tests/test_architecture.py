@@ -63,12 +63,12 @@ LAYERS = {
         ),
         "extension submission rehearsal.curves search.observations",
         (
-            "cluster folder jobs progress worker reference.design_space reference.metric_families reference.sweep_file "
+            "cluster folder jobs progress reference.design_space reference.metric_families reference.sweep_file "
             "rehearsal.curve_files report.figures search.faults search.rungs tracking.client"
         ),
         (
             "report.anchor_sections report.answer report.effort_figures report.parameter_figures "
-            "report.record_sections search.proposals"
+            "report.record_sections search.proposals worker"
         ),
         "importing.sweep_file search.agenda search.journal tracking.course tracking.runs tracking.views",
         "tracking.note",

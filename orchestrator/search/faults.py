@@ -170,7 +170,7 @@ class Streaks:
         Args:
             node: Where; "" where that is not known.
             end: Its end.
-            others: Nodes on which trials run now.
+            others: Nodes on which trials run now; "" for one that is not known yet.
 
         Returns:
             Ends that are to be written now, in their order.
@@ -178,7 +178,7 @@ class Streaks:
         kept = self._kept.setdefault(node, [])
         different = kept if kept and _alike(kept[0]) != _alike(end) else []
         self._kept[node] = kept = [end] if different else [*kept, end]
-        elsewhere = {each for each in {*others, *self._worked} if len(self._kept.get(each, ())) < ALIKE} - {node}
+        elsewhere = {each for each in {*others, *self._worked} if len(self._kept.get(each, ())) < ALIKE} - {node, ""}
         if elsewhere and node and len(kept) >= ALIKE:
             self.aside[node] = str(end.failure)
         elif not elsewhere and node in self._worked:

@@ -291,12 +291,5 @@ class StudySearcher(Searcher):
         # A resumed trial reports its last epoch again, and Ray a last result twice: the first time counts.
         last = self._last.get(trial_id)
         if last is None or result["epoch"] > last.epoch:
-            self._append(
-                Epoch(
-                    at=self.history.clock(),
-                    trial_id=trial_id,
-                    epoch=result["epoch"],
-                    metrics=finite(metrics_of(result)),
-                    seconds=result["seconds"],
-                )
-            )
+            at, metrics, seconds = self.history.clock(), finite(metrics_of(result)), result["seconds"]
+            self._append(Epoch(at=at, trial_id=trial_id, epoch=result["epoch"], metrics=metrics, seconds=seconds))
