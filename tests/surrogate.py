@@ -18,6 +18,7 @@ from pathlib import Path
 
 import ray
 
+from orchestrator.search.faults import ALIKE
 from trials.config import TrialConfig
 from trials.result import Diverged, EpochResult, OutOfMemory
 
@@ -126,10 +127,15 @@ def fills(config: TrialConfig, *, folder: Path, resume_from: Path | None = None)
 
 
 def breaks_a_node(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
-    """The surrogate; the node on which the first trial begins has a broken GPU."""
-    node, bad = ray.get_runtime_context().get_node_id(), folder.parents[1] / "bad"
+    """The surrogate; the node on which the first trial begins has a broken GPU, and nothing ends elsewhere before."""
+    node, bad, failed = ray.get_runtime_context().get_node_id(), folder.parents[1] / "bad", folder.parents[1] / "failed"
+    failed.mkdir(exist_ok=True)
     with contextlib.suppress(FileExistsError), open(bad, "x") as file:
         file.write(node)
     if bad.read_text() == node:
+        (failed / folder.name).touch()
         raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    patience = time.monotonic() + 120
+    while len(list(failed.iterdir())) < ALIKE and time.monotonic() < patience:
+        time.sleep(0.1)
     yield from surrogate(config, folder=folder, resume_from=resume_from)
