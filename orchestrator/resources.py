@@ -25,7 +25,7 @@ def _gpu(value: Any) -> Any:
     return float(value)
 
 
-Gpu = Annotated[float | Literal["auto"], BeforeValidator(_gpu)]
+Gpu = Annotated[Annotated[float, Field(ge=0)] | Literal["auto"], BeforeValidator(_gpu)]
 
 
 class Resources(Frozen):
