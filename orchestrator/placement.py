@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from ray.exceptions import RayError
 from rich.console import Console
 
+from orchestrator.cluster import capacity
 from orchestrator.config import SweepConfig
 from orchestrator.events import Packed
 from orchestrator.ledger import Ledger
@@ -194,6 +195,7 @@ def _passes_of(loss: LossConfig) -> int:
 
 def _probe_on_ray(resources: Resources, trial: TrialFunction | None) -> Probe:
     def probe(config: TrialConfig, folder: Path, gpu: bool) -> Reading:
+        capacity(resources.model_copy(update={"gpu": float(gpu)}))  # Ray would wait for what is not there
         # A process of its own: what it holds goes with it, and a GPU has nothing else of ours on it.
         task = ray.remote(num_cpus=resources.cpu, num_gpus=int(gpu), max_calls=1, max_retries=0)(_measured)
         try:

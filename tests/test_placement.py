@@ -15,10 +15,11 @@ from rich.console import Console
 from orchestrator import placement
 from orchestrator.cluster import _fits
 from orchestrator.config import SweepConfig, load_sweep
-from orchestrator.events import OF_NO_TRIAL, Packed, SweepInfo
+from orchestrator.events import OF_NO_TRIAL, Packed, Resumed, SweepInfo
 from orchestrator.ledger import Ledger, read_events, read_records
 from orchestrator.placement import Reading, heaviest, packed, place_trials
 from orchestrator.problems import ConfigError
+from orchestrator.rehearsal.plan import make_plan, show_plan
 from orchestrator.results.front import summarise
 from orchestrator.search.config import Budget
 from orchestrator.search.spending import Spending
@@ -154,15 +155,17 @@ def test_a_resumed_sweep_is_not_measured_again_unless_what_is_measured_has_chang
     ledger.close()
     ledger = Ledger(tmp_path)
     assert placed(auto(), ledger, probe) == (sweep, f"{line} (measured before)\n")
+    halved = {"optim.micro_batch_size": 4}
+    ledger.append(Resumed(trial_id="00000", why="memory", cause="out of memory in epoch 1", changed=halved))
     assert placed(auto(budget={"trials": 99}), ledger, probe)[0].resources == sweep.resources
-    assert len(probe.measured) == len(ledger.events) == 1
+    assert (len(probe.measured), len(ledger.events)) == (1, 2)
     half, _ = placed(auto(resources={"gpu": "auto", "margin": 0.5}), ledger, probe)
     assert half.resources.share == 0.25
-    assert (len(probe.measured), len(ledger.events)) == (1, 2), "another margin is arithmetic"
+    assert (len(probe.measured), len(ledger.events)) == (1, 3), "another margin is arithmetic"
     placed(auto(trial={"epochs": 8, "optim": {"batch_size": 64}}), ledger, probe)
     assert len(probe.measured) == 2
     placed(auto(), ledger, Probes(monkeypatch, gpus=2, kind="L4"))
-    assert len(ledger.events) == 4, "another kind of GPU"
+    assert len(ledger.events) == 5, "another kind of GPU"
     assert placed(auto(resources={"gpu": 0.5}), ledger, probe)[0].resources.share == 0.5
     ledger.close()
 
@@ -191,6 +194,13 @@ def test_gpu_hours_follow_what_was_measured() -> None:
 def test_a_number_that_nobody_measured_is_not_taken_for_one() -> None:
     with pytest.raises(ValueError, match="no probe has been measured"):
         _ = auto().resources.bundle
+
+
+def test_the_plan_says_that_it_will_be_measured(tmp_path: Path) -> None:
+    said = io.StringIO()
+    sweep = auto(budget={"trials": 16, "concurrent": 3})
+    show_plan(sweep, make_plan(sweep, None, tmp_path), Console(file=said, width=200))
+    assert "at once: as many as fit, 3 at most: a probe measures the memory of one before the first" in said.getvalue()
 
 
 @pytest.mark.ray
