@@ -122,9 +122,9 @@ def capacity(resources: Resources) -> int:
                 Problem(
                     "resources",
                     f"a trial asks for cpu {resources.cpu:g} and gpu {resources.share:g}{memory}, but Ray has "
-                    f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs{has} and none of its nodes has "
-                    "them all; ask for less, join a cluster that has them (RAY_ADDRESS) or, where it grows by itself, "
-                    "say how many at once: budget.concurrent",
+                    f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs{has}; "
+                    "ask for less (a trial has to fit on one node), join a cluster that has them (RAY_ADDRESS) or, "
+                    "where it grows by itself, say how many at once: budget.concurrent",
                 )
             ],
         )
