@@ -6,13 +6,13 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import ray
 
 from orchestrator.access import about_token
-from orchestrator.config import Resources
 from orchestrator.problems import ConfigError, Problem
+from orchestrator.resources import GIB, Resources
 
 ENVIRONMENT = {
     # A worker killed by Ray's memory monitor ends the whole Tune run; one killed by the kernel is an ordinary retry.
@@ -106,35 +106,44 @@ def disconnect() -> None:
 
 
 def capacity(resources: Resources) -> int:
-    """How many trials fit at once.
+    """How many trials fit at once: each on one node, and none across two GPUs unless it takes whole ones.
 
     Raises:
         ConfigError: Not one does.
     """
-    there = ray.cluster_resources()
-    fits = there.get("CPU", 0) / resources.cpu
-    if resources.gpu:
-        fits = min(fits, there.get("GPU", 0) / resources.gpu)
-    if int(fits) < 1:
+    fits = sum(_fits(resources, node["Resources"]) for node in ray.nodes() if node["Alive"])
+    if fits < 1:
+        there = ray.cluster_resources()
+        memory = f", memory {resources.memory:.3g} GiB" if resources.memory else ""
+        has = f", {there.get('memory', 0) / GIB:.3g} GiB" if resources.memory else ""
         raise ConfigError(
             "resources",
             [
                 Problem(
                     "resources",
-                    f"a trial asks for cpu {resources.cpu:g} and gpu {resources.gpu:g}, but Ray has "
-                    f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs; ask for less, join a cluster "
-                    "that has them (RAY_ADDRESS) or, where it grows by itself, say how many at once: budget.concurrent",
+                    f"a trial asks for cpu {resources.cpu:g} and gpu {resources.share:g}{memory}, but Ray has "
+                    f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs{has}; "
+                    "ask for less (a trial has to fit on one node), join a cluster that has them (RAY_ADDRESS) or, "
+                    "where it grows by itself, say how many at once: budget.concurrent",
                 )
             ],
         )
-    return int(fits)
+    return fits
 
 
 def has_room(resources: Resources, aside: Collection[str]) -> bool:
     """Whether a trial fits on a node that is not one of those set aside (Ray's ids)."""
-    for node in ray.nodes():
-        there = node["Resources"]
-        fits = there.get("CPU", 0) >= resources.cpu and there.get("GPU", 0) >= resources.gpu
-        if node["Alive"] and fits and node["NodeID"] not in aside:
-            return True
-    return False
+    nodes = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in aside)
+    return any(_fits(resources, node["Resources"]) for node in nodes)
+
+
+def _fits(resources: Resources, there: Mapping[str, float]) -> int:
+    """How many trials fit on a node with these resources of Ray's."""
+    fits = there.get("CPU", 0) / resources.cpu
+    if 0 < resources.share <= 1:
+        fits = min(fits, int(there.get("GPU", 0)) * int(1 / resources.share + 1e-9))
+    elif resources.share:
+        fits = min(fits, there.get("GPU", 0) / resources.share)
+    if resources.memory:
+        fits = min(fits, there.get("memory", 0) / resources.bundle["memory"])
+    return int(fits + 1e-9)

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, Valida
 from orchestrator.checks import check_sweep
 from orchestrator.events import SweepInfo
 from orchestrator.problems import ConfigError, Problem, lay_over, problems_of, read_yaml, require_run_folder, secrets_in
+from orchestrator.resources import Resources, spelt_out
 from orchestrator.search.checks import check_file
 from orchestrator.search.config import (
     BOUND,
@@ -57,18 +58,6 @@ def _bound(text: str) -> str:
 Bound = Annotated[str, AfterValidator(_bound)]
 
 
-class Resources(Frozen):
-    """What one trial takes."""
-
-    cpu: float = Field(1.0, gt=0)
-    gpu: float = Field(0.0, ge=0)
-    retries: int = Field(2, ge=0, description="times that a trial is run again after an error of its own")
-    losses: int = Field(5, ge=0, description="times that a trial is run again after its node or worker was lost")
-    timeout_minutes: float | None = Field(
-        None, gt=0, description="a trial that ends no epoch for so long hangs: it is killed and fails; null: never"
-    )
-
-
 class Tracking(Frozen):
     """Where MLflow records go; the environment's MLFLOW_TRACKING_URI wins."""
 
@@ -102,7 +91,7 @@ class SweepConfig(Frozen):
     budget: Budget = Budget()
     baselines: tuple[str, ...] = Field((), description="presets that run first, to the full budget")
     confirm: Confirm | None = Field(None, description="null: nobody is run again")
-    resources: Resources = Resources()
+    resources: Annotated[Resources, BeforeValidator(spelt_out)] = Resources()
     tracking: Tracking = Tracking()
 
     @property

@@ -33,9 +33,11 @@ def doctor(
     from orchestrator.doctor import gather, show
     from orchestrator.health import findings
     from orchestrator.problems import ConfigError, Problem
+    from orchestrator.resources import AUTO
 
     address = address or os.environ.get("RAY_ADDRESS") or None
-    uri, gpu = (sweep.tracking.uri, sweep.resources.gpu) if sweep else (None, 0.0)
+    uri = sweep.tracking.uri if sweep else None
+    gpu = sweep.resources.share if sweep and sweep.resources.gpu != AUTO else 0.0  # auto takes what there is
     try:
         facts = gather(output, uri=uri, gpu=gpu, address=address)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -37,6 +37,32 @@ class Anchor(_Line):
     metrics: dict[str, float]
 
 
+class Packed(_Line):
+    """The memory of a trial at its largest was measured (`resources.gpu: auto`), or looked at with another margin.
+
+    Attributes:
+        of: Digest of the trial and the kind of device that were measured: the same is not measured again.
+        device: Name of the GPU; "" where there is none, and trials share the memory of a machine.
+        peak: Bytes at the most.
+        total: Bytes of the GPU, or those that Ray gives to the workers of the machine.
+        margin: Share of `total` that is left free.
+        trials: That fit, on a GPU or by the memory of that machine.
+        gpu: What a trial takes of a GPU from here on.
+        memory: GiB that a trial takes of a machine without; None where there is a GPU.
+    """
+
+    event: Literal["packed"] = "packed"
+    at: float = Field(default_factory=time.time)
+    of: str
+    device: str
+    peak: int
+    total: int
+    margin: float
+    trials: int
+    gpu: float
+    memory: float | None
+
+
 class Suggested(_Line):
     """A trial was proposed.
 
@@ -149,8 +175,10 @@ class Opened(_Line):
 
 
 Event = Annotated[
-    Opened | Anchor | Suggested | Epoch | Promoted | Resumed | Ended | Measured, Field(discriminator="event")
+    Opened | Anchor | Packed | Suggested | Epoch | Promoted | Resumed | Ended | Measured, Field(discriminator="event")
 ]
+OF_NO_TRIAL = Opened | Anchor | Packed
+"""Events of the sweep as a whole."""
 
 
 class Record(_Line):
@@ -258,7 +286,7 @@ def records(events: Iterable[Event]) -> list[Record]:
     of_trial: dict[str, list[Event]] = {}
     ended: list[str] = []
     for event in events:
-        if not isinstance(event, Opened | Anchor):
+        if not isinstance(event, OF_NO_TRIAL):
             of_trial.setdefault(event.trial_id, []).append(event)
             if isinstance(event, Ended):
                 ended.append(event.trial_id)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from orchestrator.events import Anchor, Ended, Event, Measured, Opened, Record, Suggested, record_of, records
+from orchestrator.events import OF_NO_TRIAL, Anchor, Ended, Event, Measured, Record, Suggested, record_of, records
 from orchestrator.salvage import Salvage, salvage
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class History:
 
     def _remember(self, event: Event) -> None:
         self.events.append(event)
-        if not isinstance(event, Opened | Anchor):
+        if not isinstance(event, OF_NO_TRIAL):
             self._of_trial.setdefault(event.trial_id, []).append(event)
 
 

@@ -120,7 +120,10 @@ def _measured(job: Job, measure: Measure) -> tuple[Measured, str]:
 def _on_ray(jobs: Sequence[Job], sweep: SweepConfig) -> Iterator[tuple[Measured, str]]:
     """The same in processes of Ray's, as many at once as trials; in the order in which they end."""
     resources, most = sweep.resources, capacity(sweep.resources)
-    task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=resources.retries)(_task)
+    memory = resources.bundle.get("memory", 0)
+    task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.share, memory=memory, max_retries=resources.retries)(
+        _task
+    )
     left = deque(jobs)
     running: dict[Any, Job] = {}
     while left or running:

@@ -186,7 +186,7 @@ def _override(raw: dict[str, Any], path: str, value: Any) -> None:
             return
         inside = isinstance(node.get(key), list) and parts[0].isdecimal() and int(parts[0]) <= len(node[key])
         if not inside and not isinstance(node.get(key), dict):
-            node[key] = {}
+            node[key] = {"gpu": "auto"} if (key, node.get(key)) == ("resources", "auto") else {}  # its short form
         node, name = node[key], key
 
 

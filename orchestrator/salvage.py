@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.events import Anchor, Ended, Epoch, Event, Opened, Suggested
+from orchestrator.events import OF_NO_TRIAL, Ended, Epoch, Event, Suggested
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _SHOWN = 10
@@ -60,13 +60,13 @@ def salvage(lines: Sequence[bytes]) -> Salvage:
     for event in events:
         if isinstance(event, Suggested) and {event.of, event.base} - {None} <= known:
             known.add(event.trial_id)
-    of_trials = [event for event in events if not isinstance(event, Opened | Anchor)]
+    of_trials = [event for event in events if not isinstance(event, OF_NO_TRIAL)]
     gone = {event.trial_id: None for event in of_trials if event.trial_id not in known}
     seen = {(event.trial_id, event.epoch) for event in of_trials if isinstance(event, Epoch)}
     kept = [
         event
         for event in events
-        if isinstance(event, Opened | Anchor)
+        if isinstance(event, OF_NO_TRIAL)
         or (event.trial_id in known and not (isinstance(event, Ended) and _lacks_epoch(event, seen)))
     ]
     ended = {event.trial_id for event in kept if isinstance(event, Ended)}

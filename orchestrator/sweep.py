@@ -27,6 +27,7 @@ from orchestrator.events import Anchor, Opened, Resumed
 from orchestrator.folder import keep_house, open_folder
 from orchestrator.ledger import Ledger
 from orchestrator.measure import jobs_of, measure_front
+from orchestrator.placement import place_trials
 from orchestrator.prepare import PrepareError, Which, prepare_models
 from orchestrator.problems import ConfigError, Problem, RunFailed
 from orchestrator.progress import SweepProgress
@@ -140,6 +141,7 @@ def _see_through(
             with terminable() as check:  # only now: Ray puts a handler of its own when it starts
                 ledger.listen(check)
                 try:
+                    sweep = place_trials(sweep, ledger, console, trial)
                     if searching:
                         broken = _run_rounds(sweep, ledger, folder, digests, trial, console)
                 except RunFailed:
@@ -270,8 +272,7 @@ def _tuner(
     selector: dict[str, Any] = (
         {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(aside)})"}]} if aside else {}
     )
-    bundle = {"CPU": sweep.resources.cpu, "GPU": sweep.resources.gpu}
-    resources = tune.PlacementGroupFactory([bundle], **selector)
+    resources = tune.PlacementGroupFactory([sweep.resources.bundle], **selector)
     threads, system_metrics = max(1, int(sweep.resources.cpu)), sweep.tracking.system_metrics
     worker = tune.with_parameters(Worker, trial=trial, threads=threads, system_metrics=system_metrics)
     return tune.Tuner(

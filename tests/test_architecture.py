@@ -37,7 +37,7 @@ LAYERS = {
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
         (
-            "access health loading pareto redaction safe_yaml importing.shell reference.elsewhere "
+            "access health loading pareto redaction resources safe_yaml importing.shell reference.elsewhere "
             "reference.official report.document report.markdown search.layers"
         ),
         # what stands alone
@@ -73,7 +73,7 @@ LAYERS = {
         "importing.sweep_file search.agenda search.journal tracking.course tracking.runs tracking.views",
         "tracking.note",
         "report.front_sections report.search_sections",
-        "doctor measure reference.metrics_page report.sections report.weight_figures tracking.store",
+        "doctor measure placement reference.metrics_page report.sections report.weight_figures tracking.store",
         "export single rehearsal.plan report.report search.schedulers tracking.tracker tracking.ui",
         "rehearsal.recordings search.study",
         "sweep rehearsal.simulator",  # a sweep, run
@@ -109,6 +109,7 @@ UPWARD = {
     ("orchestrator.reference.metric_families", "trials.robustness"): "in functions",  # for their docstrings
     ("orchestrator.reference.metric_families", "trials.similarity"): "in functions",
     ("orchestrator.measure", "trials.measuring"): "in functions",
+    ("orchestrator.placement", "trials.unlearn"): "in functions",
     ("orchestrator.single", "trials.unlearn"): "in functions",
     ("orchestrator.worker", "trials.unlearn"): "in functions",
     ("orchestrator.prepare", "trials.references"): "in functions",
@@ -140,10 +141,11 @@ _TORCH = (
     "passes",
     "unlearn",
 )
-_RAY = ("search.study", "search.schedulers", "worker", "sweep", "cluster", "measure", "doctor")
+_RAY = ("search.study", "search.schedulers", "worker", "sweep", "cluster", "measure", "placement", "doctor")
 _OPTUNA = ("search.observations", "search.proposals", "search.journal")
 _RICH = (
     "measure",
+    "placement",
     "progress",
     "prepare",
     "rehearsal.plan",
@@ -174,8 +176,8 @@ EXTERNAL: dict[str, dict[str, str]] = {
     "torch": {
         "top": TORCH,
         "in functions": (
-            "orchestrator.worker orchestrator.prepare orchestrator.measure orchestrator.standalone orchestrator.export "
-            "orchestrator.doctor"
+            "orchestrator.worker orchestrator.prepare orchestrator.measure orchestrator.placement "
+            "orchestrator.standalone orchestrator.export orchestrator.doctor"
         ),
         "for types": "trials.weighting trials.pooling trials.weight_profile",
     },

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import Resources
 from orchestrator.events import Ended, Resumed, Suggested
 from orchestrator.ledger import Ledger, read_records
+from orchestrator.resources import Resources
 from orchestrator.search.faults import ALIKE, Fault, Streaks, Watch, fault_of, halved, remedy, settings
 from orchestrator.search.study import StudySearcher
 from tests.simulate import simulate

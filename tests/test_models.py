@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests import tiny
@@ -16,6 +17,7 @@ from trials.identity import model_digest
 from trials.logits import LogitDifference, answer_logits, answer_states
 from trials.models import derived_seed, device_of, load_model, load_tokenizer, pad_token, workspace
 from trials.result import TrialFailed
+from trials.robustness import merged_copy
 from trials.scoring import score
 from trials.target import prepare
 
@@ -113,6 +115,25 @@ def test_the_hook_is_gone_after_a_pass_and_after_a_failed_one(tokenizer: PreTrai
 def test_logits_of_a_half_precision_model_are_fp32(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny.random_model("llama", len(tokenizer)).to(torch.bfloat16)
     assert answer_logits(model, collate(encode(tokenizer, ROWS), PADDING, CPU)).dtype == torch.float32
+
+
+def test_a_model_in_parts_is_read_copied_and_reset_as_one_that_is_whole(tokenizer: PreTrainedTokenizerFast) -> None:
+    """With the hooks of a model over several GPUs, which all are the CPU here: moving is not tried."""
+    whole, parts = (tiny.random_model("llama", len(tokenizer)) for _ in range(2))
+    parts.load_state_dict(whole.state_dict())
+    layers = {f"model.layers.{number}": "cpu" for number in range(2)}
+    ends = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
+    parts = dispatch_model(parts, ends | layers, main_device="cpu", force_hooks=True)
+    batch = collate(encode(tokenizer, ROWS), PADDING, CPU)
+    for one, other in zip(answer_states(whole, batch, 1), answer_states(parts, batch, 1), strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+    copied = merged_copy(parts)
+    answer_logits(copied, batch).sum().backward()
+    assert all(parameter.grad is None for parameter in parts.parameters())
+    assert all(parameter.grad is not None for parameter in copied.parameters())
+    assert parts.state_dict().keys() == whole.state_dict().keys(), "what a working copy is reset by"
 
 
 # -- scoring -----------------------------------------------------------------------------------------------------------

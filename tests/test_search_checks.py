@@ -99,6 +99,22 @@ REFUSED = """
   objectives.retain.extraction_strength: min is the wrong way: ... is better higher; write max
 {budget: {gpu_hours: 4}}
   budget.gpu_hours: 4: no trial takes a GPU, so it is never used up; set resources.gpu or use budget.hours
+{resources: {gpu: 1.5}}
+  resources.gpu: 1.5: ... several whole ones, above 1 it must be a whole number; write 1 or 2
+{resources: {gpu: 2}}
+  resources.gpu: 2: a trial uses one GPU unless ...; set trial.model.device_map: balanced, or take 1 (DDP ...)
+{resources: {gpu: many}}
+  resources.gpu: 'many' must be auto or a number of GPUs, 0 or more; write 0, 0.5, 1, 2 or auto
+{resources: {gpu: -1}}
+  resources.gpu: -1 must be auto or a number of GPUs, 0 or more; ...
+{resources: {gpu: auto, margin: 1}}
+  resources.margin: 1 must be less than 1; the default is 0.1
+{resources: often}
+  resources: 'often' must be a mapping with keys cpu, gpu, margin, ...; write key: value
+{trial: {model: {device_map: balanced, device: cpu}}}
+  trial.model: device_map 'balanced' lays the model over all GPUs and device is 'cpu'; leave device at auto, or ...
+{space: {model.device_map: {choice: [auto, balanced]}}}
+  space.model.device_map: ...
 {budget: {epochs: true}}
   budget.epochs: 'true' must be a valid integer, ...
 {trial: {epochs: true, optim: {lr: false}}}
@@ -175,6 +191,14 @@ def test_what_only_follows_from_a_mistake_is_not_told(tmp_path: Path) -> None:
 def test_constrained_metrics_are_measured_of_every_trial(tmp_path: Path) -> None:
     sweep = load(tmp_path, {"constraints": {"retain.truth_ratio": "<= 0.5"}, "scheduler": {"type": "none"}})
     assert "retain.truth_ratio" in sweep.trial.evaluation.metrics
+
+
+def test_the_short_form_of_resources_is_the_long_one(tmp_path: Path) -> None:
+    long = load(tmp_path, {"resources": {"gpu": "auto", "margin": 0.2}}).resources
+    assert load(tmp_path, {"resources": "auto"}, "resources.margin=0.2").resources == long
+    assert load(tmp_path, {}, "resources=auto", "resources.margin=0.2").resources == long
+    several = {"trial": {"model": {"device_map": "balanced"}}, "resources": {"gpu": 2}}
+    assert load(tmp_path, several).resources.bundle == {"CPU": 1.0, "GPU": 2.0}
 
 
 def test_set_reaches_into_phases_and_appends_one(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The training loop: what must not change a result, what must end a trial, what a checkpoint holds."""
 
+import itertools
 import math
 import re
 import shutil
@@ -28,7 +29,7 @@ from trials.objectives import Forget
 from trials.optimiser import learning_rate
 from trials.registry import METRICS
 from trials.result import Diverged, OutOfMemory, TrialFailed
-from trials.unlearn import run_trial
+from trials.unlearn import probe_trial, run_trial
 from trials.weighting import CriterionConfig
 
 FORGET = get_args(get_args(Forget)[0])
@@ -79,6 +80,43 @@ def test_every_objective_trains_an_adapter_in_micro_batches(criterion: str, llam
     [result] = run(config, tmp_path)
     assert result.last
     assert any(tensor.any() for name, tensor in saved(tmp_path).items() if "lora_B" in name)  # 0 before
+
+
+@pytest.mark.parametrize("device_map", ["auto", "balanced"])
+@both_ways
+def test_over_all_gpus_means_the_same_where_there_is_one_place(
+    device_map: str, model: dict[str, Any], llama: Path, tmp_path: Path
+) -> None:
+    plain = run(tiny.trial(llama, model={"device": "auto", **model}), tmp_path / "plain")
+    config = tiny.trial(llama, model={"device": "auto", "device_map": device_map, **model})
+    spread = list(itertools.islice(run_trial(config, folder=tmp_path / "spread"), 1))
+    spread += run(config, tmp_path / "spread", resume_from=tmp_path / "spread" / "checkpoint")[1:]
+    assert numbers(spread) == numbers(plain)
+    assert same(saved(tmp_path / "spread"), saved(tmp_path / "plain"))
+
+
+@both_ways
+def test_a_probe_steps_twice_over_the_longest_rows_and_generates_to_the_full_length(
+    model: dict[str, Any], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[list[int]] = []
+    step = trials.unlearn._Trial._step
+
+    def noted(self: Any, number: int, rows: Any) -> dict[str, float]:
+        steps.append(list(rows))
+        return step(self, number, rows)
+
+    monkeypatch.setattr(trials.unlearn._Trial, "_step", noted)
+    config = tiny.trial(llama, model=model, epochs=1, optim={"batch_size": 3})
+    with tiny.cold():  # a probe spoils the workspace
+        probe_trial(config, folder=tmp_path)
+        warm = workspace(config)
+    lengths = [len(example) for example in warm.forget]
+    assert len(steps) == 2
+    assert steps[0] == steps[1]
+    assert sorted(lengths[row] for row in steps[0]) == sorted(lengths)[-3:]
+    assert not warm.material.ends
+    assert (tmp_path / "checkpoint" / "00001" / "optimizer.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)

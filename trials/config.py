@@ -82,8 +82,20 @@ class ModelConfig(Frozen):
     )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device_map: Literal["auto", "balanced"] | None = Field(
+        None, description="layers over all GPUs that a trial takes (resources.gpu: 2); null: all of it on `device`"
+    )
     adapter: Annotated[NoAdapter | LoraConfig, Field(discriminator="type")] = NoAdapter()
     tiny: TinyConfig = TinyConfig()
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ModelConfig:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(
+                f"device_map {self.device_map!r} lays the model over all GPUs and device is {self.device!r}; "
+                "leave device at auto, or device_map at null"
+            )
+        return self
 
 
 # -- optimiser ---------------------------------------------------------------------------------------------------------

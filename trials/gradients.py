@@ -51,5 +51,6 @@ def _norm(
     batch = collate([example], padding, device)
     ce_N = token_ce(answer_logits(model, batch), batch.target_N)
     gradients = torch.autograd.grad(ce_N[:said].mean(), weights, allow_unused=True)
-    norms = [torch.linalg.vector_norm(each, dtype=torch.float32) for each in gradients if each is not None]
+    known = (gradient for gradient in gradients if gradient is not None)
+    norms = [torch.linalg.vector_norm(each, dtype=torch.float32).to(device) for each in known]
     return float(torch.stack(norms).mean())

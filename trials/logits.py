@@ -56,7 +56,7 @@ def answer_states(model: torch.nn.Module, batch: Batch, layer: int | None = None
     head = model.get_output_embeddings()  # type: ignore[operator]
 
     def narrow(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][batch.answer_BT], *inputs[1:])
+        return (inputs[0][batch.answer_BT.to(inputs[0].device)], *inputs[1:])  # the head may lie on another GPU
 
     handle = head.register_forward_pre_hook(narrow)
     try:
@@ -69,5 +69,5 @@ def answer_states(model: torch.nn.Module, batch: Batch, layer: int | None = None
         )
     finally:
         handle.remove()
-    hidden = None if layer is None else output.hidden_states[layer][batch.answer_BT].float()
-    return output.logits.float(), hidden
+    hidden = None if layer is None else output.hidden_states[layer].to(batch.answer_BT.device)[batch.answer_BT].float()
+    return output.logits.to(batch.answer_BT.device).float(), hidden

@@ -53,9 +53,10 @@ def settings_of(model: ModelConfig, which: Which) -> ModelConfig:
 
 
 def load_model(folder: str, model: ModelConfig) -> PreTrainedModel:
-    """A causal LM from safetensors, in the configured dtype, on the configured device, in eval mode.
+    """A causal LM from safetensors, in the configured dtype, on the configured device or devices, in eval mode.
 
     Raises:
+        TrialFailed: Not all layers fit on the GPUs.
         ValueError: Weights are missing.
     """
     result: Any = AutoModelForCausalLM.from_pretrained(
@@ -65,12 +66,18 @@ def load_model(folder: str, model: ModelConfig) -> PreTrainedModel:
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        device_map=model.device_map,
     )
     loaded, found = result
     if missing := sorted(found["missing_keys"]):
         # They would be random numbers, and whatever is measured too.
         raise ValueError(f"the model in {folder!r} lacks {len(missing)} weights, {missing[0]!r} first; save it whole")
-    return loaded.to(device_of(model)).eval()  # type: ignore[no-any-return]
+    if model.device_map is None:
+        return loaded.to(device_of(model)).eval()  # type: ignore[no-any-return]
+    places = {str(place) for place in getattr(loaded, "hf_device_map", {}).values()}
+    if torch.cuda.is_available() and (outside := places & {"cpu", "disk"}):  # weights there are read, never trained
+        raise TrialFailed(f"layers of the model are left to the {min(outside)}: take more GPUs (resources.gpu)")
+    return loaded.eval()  # type: ignore[no-any-return]
 
 
 def load_unlearned(config: TrialConfig, checkpoint: Path, target: str) -> Any:
@@ -108,7 +115,7 @@ def load_tokenizer(folder: str, model: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def device_of(model: ModelConfig) -> torch.device:
-    """The configured device; auto is the GPU where there is one."""
+    """Where batches go: the configured device; auto is the GPU where there is one, of several the first."""
     if model.device != "auto":
         return torch.device(model.device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -142,8 +149,14 @@ class Workspace:
 
     @property
     def device(self) -> torch.device:
-        """Where the models are."""
+        """Where the models are; of several, where batches go."""
         return self.material.device
+
+    @property
+    def gpus(self) -> list[torch.device]:
+        """All that the working copy lies on; none where there is no GPU."""
+        found = {parameter.device for parameter in self.working.parameters() if parameter.device.type == "cuda"}
+        return sorted(found, key=str)
 
     @functools.cached_property
     def forget(self) -> list[Example]:

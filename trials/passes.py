@@ -123,8 +123,7 @@ class Passes:
         starts = range(0, len(step.rows), size)
         if "whole step" not in self.needs or len(starts) == 1:
             return [{} for _ in starts]
-        devices = [self.warm.device] if self.warm.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # so that the passes which train drop the same units as these
+        with torch.random.fork_rng(self.warm.gpus):  # so that the passes which train drop the same units as these
             views = [self.micro_batch(step, start, size)[0] for start in starts]
         if isinstance(self.loss.criterion, KTO):
             baseline = torch.stack([kto_baseline(view) for view in views]).sum() / len(step.rows)

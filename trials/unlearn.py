@@ -86,6 +86,36 @@ def run_trial(config: TrialConfig, *, folder: Path, resume_from: Path | None = N
         raise OutOfMemory(f"out of memory in epoch {epoch}: {error}") from error
 
 
+def probe_trial(config: TrialConfig, *, folder: Path) -> None:
+    """Takes as much memory as the trial does at its largest: two optimiser steps, one whole evaluation, a checkpoint.
+
+    Both steps are over the longest forget rows, with partners as drawn: the second one has the optimiser's state. Every
+    answer is generated to its greatest length, as by a model that has unlearnt to end one.
+
+    Args:
+        config: The trial, of one epoch; the process is of no use to others afterwards.
+        folder: Where its checkpoint goes.
+
+    Raises:
+        Diverged, OutOfMemory: As `run_trial`.
+    """
+    try:
+        warm = workspace(config)
+        warm.material.ends = frozenset()
+        with warm.fresh(config) as model:
+            trial = _Trial(config, warm, model)
+            lengths = [len(example) for example in warm.forget]
+            longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])[: config.optim.batch_size]
+            for number in range(2):
+                trial._step(number, longest)
+            metrics = trial._measure()
+            trial.save(folder / "checkpoint", EpochResult(1, metrics, 0.0, last=False))
+    except RuntimeError as error:
+        if not _ran_out(error):
+            raise
+        raise OutOfMemory(f"out of memory: {error}") from error
+
+
 def _ran_out(error: RuntimeError) -> bool:
     """Whether memory did not suffice: libraries under torch say so in words of their own."""
     words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
@@ -231,7 +261,9 @@ class _Trial:
                 peft.set_peft_model_state_dict(self.model, load_file(adapter))
             else:
                 # Through the library: it renames and splits the weights of some architectures when it saves.
-                saved = load_model(str(place), self.config.model.model_copy(update={"revision": None}))
+                # On the CPU: a third copy beside target and working copy may not fit on the device.
+                local = {"revision": None, "device": "cpu", "device_map": None}
+                saved = load_model(str(place), self.config.model.model_copy(update=local))
                 self.model.load_state_dict(saved.state_dict())
         result = EpochResult(**json.loads((place / "epoch.json").read_text(encoding="utf-8")))
         self.epoch = result.epoch

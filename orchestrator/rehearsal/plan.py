@@ -18,6 +18,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.events import SweepInfo, records
 from orchestrator.ledger import read_events
 from orchestrator.rehearsal.anytime import Interval
+from orchestrator.resources import AUTO
 from orchestrator.search.config import Ablation, replicates_of
 from orchestrator.search.rungs import rung_epochs
 from orchestrator.trial_checks import absence
@@ -193,6 +194,9 @@ def _show_search(sweep: SweepConfig, plan: Plan, console: Console) -> None:
             table.add_row(str(number), f"{phase.sampler.type}, seed {phase.sampler.seed}", most, seeds)
         console.print(table)
     at_once = "as many as the cluster carries" if plan.concurrent is None else str(plan.concurrent)
+    if sweep.resources.gpu == AUTO:
+        most = f", {plan.concurrent} at most" if plan.concurrent else ""
+        at_once = f"as many as fit{most}: a probe measures the memory of one before the first starts"
     if lacking := absence(sweep.trial):
         console.print(lacking, markup=False)
     console.print(f"objectives: {', '.join(f'{name} {way}' for name, way in sweep.objectives.items())}")

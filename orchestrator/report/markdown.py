@@ -18,6 +18,8 @@ def words(schema: dict[str, Any]) -> str:
     """A JSON schema in a few words."""
     if "anyOf" in schema:
         return " or ".join(words(option) for option in schema["anyOf"])
+    if "const" in schema:
+        return str(schema["const"])
     if "enum" in schema:
         return " or ".join(map(str, schema["enum"]))
     bounds = " and ".join(f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema)

@@ -224,14 +224,13 @@ def epochs(found: Findings, plots: Plots) -> list[Block]:
 def cost(found: Findings) -> list[Block]:
     """What was spent on what."""
     summary = found.summary
-    gpu = float(summary.info.config.get("resources", {}).get("gpu", 0.0))
     rows: list[list[Cell]] = []
     for origin, each in summary.cost.items():
         states = [each.counts["COMPLETE"], each.counts["PRUNED"], each.counts["FAIL"]]
-        hours = [number(round(each.seconds / 3600 * gpu, 3))] if gpu else []
+        hours = [number(round(each.seconds / 3600 * summary.gpu, 3))] if summary.gpu else []
         rows.append([ORIGINS[origin], each.trials, *states, each.epochs, each.saved, duration(each.seconds), *hours])
     header = ["what for", "trials", "full budget", "stopped early", "failed", "epochs", "epochs saved", "trial time"]
-    header += ["GPU-hours"] if gpu else []
+    header += ["GPU-hours"] if summary.gpu else []
     words = "What earlier sweeps cost stands in this table and is counted nowhere else."
     earlier = [Paragraph((words,))] if "earlier" in summary.cost else []
     facts = [

@@ -22,11 +22,13 @@ from orchestrator.events import (
     Measured,
     Opened,
     Origin,
+    Packed,
     Record,
     Suggested,
     SweepInfo,
     records,
 )
+from orchestrator.resources import AUTO
 from orchestrator.results.cost import STATES, Cost, budgets_of, cost_of, epochs_spent
 from orchestrator.results.volume import volumes
 from search_spaces.space import get_path
@@ -137,6 +139,7 @@ class Summary:
         spent: Epochs evaluated, of all trials, by the time that each of `records` ended.
         cost: Origin -> what its trials took; those that occur, earlier ones too.
         opened: The drivers that took the sweep up, in order.
+        gpu: GPUs, or the part of one, that a trial takes; of `auto`, as it was measured last.
     """
 
     info: SweepInfo
@@ -157,6 +160,7 @@ class Summary:
     spent: list[int]
     cost: dict[Origin, Cost]
     opened: list[Opened]
+    gpu: float
 
     @property
     def candidates(self) -> list[Record]:
@@ -183,7 +187,7 @@ class Summary:
     @property
     def gpu_hours(self) -> float:
         """The trials' own time on the GPUs that each of them held; 0 where they ran without."""
-        return self.seconds / 3600 * float(self.info.config.get("resources", {}).get("gpu", 0.0))
+        return self.seconds / 3600 * self.gpu
 
 
 def summarise(info: SweepInfo, events: Iterable[Event]) -> Summary:
@@ -228,7 +232,15 @@ def summarise(info: SweepInfo, events: Iterable[Event]) -> Summary:
         spent=epochs_spent(events, suggested),
         cost=cost,
         opened=[event for event in events if isinstance(event, Opened)],
+        gpu=_gpu_of(info, events),
     )
+
+
+def _gpu_of(info: SweepInfo, events: Iterable[Event]) -> float:
+    gpu = get_path(info.config, "resources.gpu", 0.0)
+    if gpu == AUTO:
+        return next((event.gpu for event in reversed(list(events)) if isinstance(event, Packed)), 0.0)
+    return float(gpu)
 
 
 def _cause(event: Ended | Measured) -> str:

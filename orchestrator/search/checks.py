@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from orchestrator.problems import Problem, did_you_mean, problems_of
 from orchestrator.report.scores import direction
+from orchestrator.resources import AUTO
 from orchestrator.search.config import Ablation, Designed, Grid, NoScheduler, Phase, floors_of, grace_of
 from orchestrator.search.constraints import bounds_of
 from orchestrator.search.designs import ablation_points
@@ -26,7 +27,10 @@ SAME_FOR_ALL = (
     "benchmark",
     "epochs",
     "evaluation",
-    *(f"model.{name}" for name in ("path", "revision", "retain_path", "retain_log", "prompt", "hide_pad", "tiny")),
+    *(
+        f"model.{name}"
+        for name in ("path", "revision", "retain_path", "retain_log", "prompt", "hide_pad", "tiny", "device_map")
+    ),
 )
 """What models are prepared and rungs laid out by, once for a sweep."""
 
@@ -148,6 +152,9 @@ def _check_budget(sweep: SweepConfig) -> list[Problem]:
     if sweep.budget.gpu_hours is not None and not sweep.resources.gpu:
         never = "no trial takes a GPU, so it is never used up; set resources.gpu or use budget.hours"
         problems.append(Problem("budget.gpu_hours", f"{sweep.budget.gpu_hours:g}: {never}"))
+    if sweep.resources.gpu not in (0, AUTO) and sweep.resources.share > 1 and sweep.trial.model.device_map is None:
+        idle = "a trial uses one GPU unless its model is laid over several; set trial.model.device_map: balanced"
+        problems.append(Problem("resources.gpu", f"{sweep.resources.share:g}: {idle}, or take 1 (DDP is not offered)"))
     cpus = os.cpu_count() or 1
     if sweep.resources.cpu > cpus and not os.environ.get("RAY_ADDRESS"):
         many = f"{sweep.resources.cpu:g} is more than the {cpus} CPUs here; lower it or join a cluster (RAY_ADDRESS)"

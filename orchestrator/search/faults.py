@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config import Resources
 from orchestrator.events import Ended, Resumed, Suggested
 from orchestrator.ledger import History
 from orchestrator.problems import RunFailed
+from orchestrator.resources import Resources
 from search_spaces.space import with_paths
 from trials.config import TrialConfig
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.events import Anchor, Epoch, Event, Measured, Opened, Suggested
+from orchestrator.events import OF_NO_TRIAL, Epoch, Event, Measured, Opened, Packed, Suggested
+from orchestrator.resources import AUTO, Gpu
 from orchestrator.search.config import Budget
 
 FREE = ("earlier", "confirm")
@@ -17,11 +18,11 @@ class Spending:
 
     Args:
         budget: The limits.
-        gpu: GPUs, or parts of one, that a trial takes.
+        gpu: GPUs, or parts of one, that a trial takes; `auto`: as the last probe says.
     """
 
-    def __init__(self, budget: Budget, gpu: float) -> None:
-        self.budget, self.gpu = budget, gpu
+    def __init__(self, budget: Budget, gpu: Gpu) -> None:
+        self.budget, self.gpu, self._asks = budget, 0.0 if gpu == AUTO else float(gpu), gpu == AUTO
         self.trials = self.epochs = 0
         self.trial_seconds = 0.0
         self._free: set[str] = set()
@@ -37,7 +38,9 @@ class Spending:
             self._before += self._last - self._opened if self._opened is not None else 0.0
             self._opened = self._last = event.at
             return
-        if isinstance(event, Measured) or (not isinstance(event, Anchor) and event.trial_id in self._free):
+        if isinstance(event, Packed) and self._asks:
+            self.gpu = event.gpu
+        if isinstance(event, Measured) or (not isinstance(event, OF_NO_TRIAL) and event.trial_id in self._free):
             return
         if self._opened is None:
             self._opened = event.at

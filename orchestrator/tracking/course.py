@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.events import Anchor, Ended, Epoch, Event, Opened, Record, Suggested, SweepInfo, record_of
+from orchestrator.events import OF_NO_TRIAL, Anchor, Ended, Epoch, Event, Record, Suggested, SweepInfo, record_of
 from orchestrator.results.front import front_of, has_all, hypervolume_of
 from orchestrator.results.intervals import t_interval
 from orchestrator.tracking.client import charted, points
@@ -53,7 +53,7 @@ class Course:
         self.last = max(self.last, event.at)
         if isinstance(event, Anchor):
             self.models[event.name] = event
-        elif not isinstance(event, Opened):
+        elif not isinstance(event, OF_NO_TRIAL):
             own = self.of_trial.setdefault(event.trial_id, [])
             own.append(event)
             if isinstance(event, Epoch) and not _is_earlier(own):

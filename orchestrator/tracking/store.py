@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.events import Anchor, Ended, Epoch, Event, Measured, Opened, Suggested, SweepInfo
+from orchestrator.events import OF_NO_TRIAL, Anchor, Ended, Epoch, Event, Measured, Suggested, SweepInfo
 from orchestrator.redaction import redacted
 from orchestrator.report.weight_profiles import FILES
 from orchestrator.results.evidence import confirmed
@@ -136,7 +136,7 @@ class Store:
     def take(self, event: Event) -> None:
         """Remembers what follows from one event."""
         self.course.take(event)
-        if not isinstance(event, Opened | Anchor):
+        if not isinstance(event, OF_NO_TRIAL):
             self._pending.setdefault(event.trial_id, []).append(event)
 
     def flush(self) -> None:
