@@ -23,6 +23,7 @@ from rich.console import Console
 
 from orchestrator.cluster import capacity, connect, disconnect, has_room
 from orchestrator.config import SweepConfig
+from orchestrator.delivery import Delivery, delivery_of
 from orchestrator.events import Anchor, Opened, Resumed
 from orchestrator.folder import keep_house, open_folder
 from orchestrator.ledger import Ledger
@@ -146,7 +147,7 @@ def _see_through(
                     check()  # Optuna turns an interrupt within its journal's lock into an error of its own
                     raise
                 if trial is None and not broken:
-                    measure_front(sweep, ledger, folder, console)
+                    measure_front(sweep, ledger, folder, console, data=digests[0])
     except KeyboardInterrupt:
         ended = "interrupted"
     finally:
@@ -210,6 +211,7 @@ def _run_rounds(
     concurrent = sweep.budget.concurrent or capacity(sweep.resources)
     # Ray starts one worker after the other unless told how many may be on their way.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
+    delivery = delivery_of(sweep.trial, digests[0])
     lost: Counter[str] = Counter()
     aside: dict[str, str] = {}
     with SweepProgress(sweep, console, ledger) as progress:
@@ -223,7 +225,7 @@ def _run_rounds(
             try:
                 if not searcher.done:
                     scheduler = RungScheduler(rungs, searcher.causes, sweep.resources.timeout_minutes)
-                    _tuner(sweep, searcher, scheduler, folder, (trial, [*aside])).fit()
+                    _tuner(sweep, searcher, scheduler, folder, (trial, delivery, [*aside])).fit()
             except Exception as error:  # one trial can end the whole run (docs/engines.md): the ledger goes on
                 cause = error
             if searcher.done:
@@ -263,17 +265,18 @@ def _tuner(
     searcher: StudySearcher,
     scheduler: RungScheduler,
     folder: Path,
-    run: tuple[TrialFunction | None, list[str]],
+    run: tuple[TrialFunction | None, Delivery, list[str]],
 ) -> tune.Tuner:
-    """Ray's run of trials: of which function, and on none of which nodes, says `run`."""
-    trial, aside = run
+    """Ray's run of trials: of which function, with what from here, and on none of which nodes, says `run`."""
+    trial, delivery, aside = run
     selector: dict[str, Any] = (
         {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(aside)})"}]} if aside else {}
     )
     bundle = {"CPU": sweep.resources.cpu, "GPU": sweep.resources.gpu}
     resources = tune.PlacementGroupFactory([bundle], **selector)
     threads, system_metrics = max(1, int(sweep.resources.cpu)), sweep.tracking.system_metrics
-    worker = tune.with_parameters(Worker, trial=trial, threads=threads, system_metrics=system_metrics)
+    of_all = {"trial": trial, "threads": threads, "system_metrics": system_metrics, "delivery": delivery}
+    worker = tune.with_parameters(Worker, **of_all)
     return tune.Tuner(
         tune.with_resources(worker, resources),
         tune_config=tune.TuneConfig(

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from orchestrator.delivery import Delivery
 from orchestrator.ledger import write_atomically
 from orchestrator.redaction import LogFormatter
 from orchestrator.search.faults import PLACE
@@ -41,9 +42,10 @@ class Worker(tune.Trainable):
         trial: TrialFunction | None = None,
         threads: int = 1,
         system_metrics: bool = False,
+        delivery: Delivery | None = None,
     ) -> None:
         """Called once a process, with its first trial."""
-        self._trial, self._threads, self._system_metrics = trial, threads, system_metrics
+        self._trial, self._threads, self._system_metrics, self._delivery = trial, threads, system_metrics, delivery
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -98,6 +100,8 @@ class Worker(tune.Trainable):
         # Not when it is handed a trial: Ray may give that to a warm process while this one is on its way.
         place = {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}
         write_atomically(folder / PLACE, json.dumps(place) + "\n")
+        if self._delivery:
+            trial = self._delivery.received(trial)
         function = self._trial
         if function is None:
             import torch

@@ -111,15 +111,15 @@ class Cluster:
         """Where the head is."""
         return f"127.0.0.1:{self._port}"
 
-    def add_node(self) -> subprocess.Popen[bytes]:
-        """Starts the head, or one more node, and waits until it is up."""
+    def add_node(self, **environment: str) -> subprocess.Popen[bytes]:
+        """Starts the head, or one more node, and waits until it is up; keywords are variables that only it has."""
         head = ["--head", f"--port={self._port}", f"--temp-dir={self._temp}", "--include-dashboard=false"]
         place = [f"--address={self.address}"] if self.nodes else head
         ports = [f"--{name}-port={free_port()}" for name in ("node-manager", "object-manager", "metrics-export")]
         ports += ["--min-worker-port=0", "--max-worker-port=0"]
         sizes = ["--num-cpus=2", "--num-gpus=1", f"--object-store-memory={80 * 2**20}"]
         command = [BIN / "ray", "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
-        node = self._start([*command, *place, *ports, *sizes])
+        node = self._start([*command, *place, *ports, *sizes], self.environment | environment)
         self.nodes.append(node)
         manager = int(ports[0].partition("=")[2])
         waited(lambda: answers("127.0.0.1", manager) or node.poll() is not None, "a node to be up")
