@@ -126,6 +126,18 @@ class Cluster:
         assert node.poll() is None, (self._temp / "log.txt").read_text()[-3000:]
         return node
 
+    def runs(self, worker: int) -> subprocess.Popen[bytes]:
+        """The node that a worker belongs to, by their process ids."""
+        above = {process.pid for process in psutil.Process(worker).parents()}
+        return next(node for node in self.nodes if node.pid in above)
+
+    def drain_node(self, node: str, seconds: int) -> None:
+        """Gives a node (Ray's id) notice, as a cloud does before it takes a spot instance away."""
+        command = [BIN / "ray", "drain-node", f"--address={self.address}", f"--node-id={node}"]
+        words = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=notice"]
+        process = self._start([*command, *words, f"--deadline-remaining-seconds={seconds}"])
+        assert process.wait(60) == 0, self.said()[-3000:]
+
     def lose_node(self, node: subprocess.Popen[bytes]) -> None:
         """Kills a node with all its processes."""
         kill(node)
@@ -146,11 +158,16 @@ class Cluster:
         assert self._server
         kill(self._server)
 
-    def start_driver(self, sweep: SweepConfig, trial: str = "surrogate") -> subprocess.Popen[bytes]:
-        """Runs a sweep, or what is left of it, in a process of its own."""
-        settings = self._temp / "sweep.json"
+    def start_driver(self, sweep: SweepConfig, trial: str = "surrogate", **more: str) -> subprocess.Popen[bytes]:
+        """Runs a sweep, or what is left of it, in a process of its own; keywords are variables that only it has.
+
+        Args:
+            sweep: The sweep.
+            trial: A function of `tests.surrogate`; "" for real trials.
+        """
+        settings = self._temp / f"{sweep.name}.json"
         settings.write_text(sweep.model_dump_json())
-        environment = self.environment | {"RAY_ADDRESS": self.address}
+        environment = self.environment | {"RAY_ADDRESS": self.address} | more
         command = [sys.executable, "-m", "tests.clusters", str(settings), str(self.output), trial]
         self.drivers.append(self._start(command, environment))
         return self.drivers[-1]
@@ -275,16 +292,15 @@ def wrong_states(folder: Path, sweep: SweepConfig) -> list[Record]:
 
 
 def main(settings: str, output: str, trial: str) -> int:
-    """Runs a sweep with a trial function of `tests.surrogate`; returns the exit code."""
+    """Runs a sweep with a trial function of `tests.surrogate`, or real trials; returns the exit code."""
     from orchestrator.progress import show_outcome
     from orchestrator.sweep import run_sweep
     from tests import surrogate
     from trials.benchmarks import load_benchmark
-    from trials.sources import AuthorsConfig
 
     sweep = SweepConfig.model_validate_json(Path(settings).read_text(encoding="utf-8"))
-    function = getattr(surrogate, trial)
-    outcome = run_sweep(sweep, load_benchmark(AuthorsConfig()), output=Path(output), trial=function)
+    function = getattr(surrogate, trial) if trial else None
+    outcome = run_sweep(sweep, load_benchmark(sweep.trial.benchmark), output=Path(output), trial=function)
     return show_outcome(outcome)
 
 
