@@ -22,7 +22,7 @@ from rich.console import Console
 
 from orchestrator.cluster import capacity
 from orchestrator.config import SweepConfig
-from orchestrator.delivery import Delivery, delivery_of
+from orchestrator.delivery import Delivery
 from orchestrator.events import Measured, Suggested, finite
 from orchestrator.ledger import Ledger
 from orchestrator.problems import RunFailed
@@ -77,7 +77,7 @@ def measure_front(
     folder: Path,
     console: Console,
     measure: Measure | None = None,
-    data: str = "",
+    delivery: Delivery | None = None,
 ) -> None:
     """Measures what `jobs_of` finds.
 
@@ -87,7 +87,7 @@ def measure_front(
         folder: The run folder.
         console: Where a line a trial goes.
         measure: Measures in this process, one trial after the other; None: on the Ray that is connected.
-        data: Digest of the benchmark's rows.
+        delivery: What the trials read from this machine's disk; None: nothing.
 
     Raises:
         ConfigError: A trial asks for more than Ray has.
@@ -99,7 +99,7 @@ def measure_front(
     trials = "1 trial" if len(jobs) == 1 else f"{len(jobs)} trials"
     words = ", ".join(sweep.trial.evaluation.front)
     console.print(f"measuring {trials} of the front: {words}", markup=False, highlight=False)
-    results = (_measured(job, measure) for job in jobs) if measure else _on_ray(jobs, sweep, data)
+    results = (_measured(job, measure) for job in jobs) if measure else _on_ray(jobs, sweep, delivery)
     for event, error in results:
         if error:
             logger.error("trial %s could not be measured: %s", event.trial_id, error)
@@ -124,11 +124,11 @@ def _measured(job: Job, measure: Measure) -> tuple[Measured, str]:
     return Measured(trial_id=job.trial_id, metrics=metrics, seconds=seconds, failure=failure), error
 
 
-def _on_ray(jobs: Sequence[Job], sweep: SweepConfig, data: str) -> Iterator[tuple[Measured, str]]:
+def _on_ray(jobs: Sequence[Job], sweep: SweepConfig, delivery: Delivery | None) -> Iterator[tuple[Measured, str]]:
     """The same in processes of Ray's, as many at once as trials; in the order in which they end."""
     resources, most = sweep.resources, capacity(sweep.resources)
     task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=resources.retries)(_task)
-    delivery, threads = delivery_of(sweep.trial, data), max(1, int(resources.cpu))
+    threads = max(1, int(resources.cpu))
     left = deque(jobs)
     running: dict[Any, Job] = {}
     while left or running:
@@ -144,13 +144,13 @@ def _on_ray(jobs: Sequence[Job], sweep: SweepConfig, data: str) -> Iterator[tupl
             yield Measured(trial_id=job.trial_id, metrics={}, seconds=0.0, failure=cause), cause
 
 
-def _task(job: Job, threads: int, delivery: Delivery) -> tuple[Measured, str]:
+def _task(job: Job, threads: int, delivery: Delivery | None) -> tuple[Measured, str]:
     import torch
 
     from trials.measuring import measure_again
 
     def measure(config: TrialConfig, checkpoint: Path, names: Sequence[str]) -> EvalLog:
-        return measure_again(delivery.received(config), checkpoint, names)
+        return measure_again(delivery.received(config) if delivery else config, checkpoint, names)
 
     torch.set_num_threads(threads)
     return _measured(job, measure)

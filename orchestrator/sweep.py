@@ -108,7 +108,7 @@ def run_sweep(
         console.print(f"changed: {path}: {old} -> {new}", markup=False, highlight=False, soft_wrap=True)
     with logging_to(folder / "log.txt"):
         try:
-            return _see_through(sweep, ledger, folder, sweep.digests(benchmark), trial, console)
+            return _see_through(sweep, ledger, folder, benchmark, trial, console)
         finally:
             disconnect()
             shutil.rmtree(folder / ".ray", ignore_errors=True)
@@ -118,11 +118,12 @@ def _see_through(
     sweep: SweepConfig,
     ledger: Ledger,
     folder: Path,
-    digests: tuple[str, str],
+    benchmark: Benchmark,
     trial: TrialFunction | None,
     console: Console,
 ) -> Outcome:
     """Models, trials, the front measured, report; whatever ends the trials, what is recorded is reported."""
+    digests, rows = sweep.digests(benchmark), benchmark.digest()
     tracker = Tracker(folder)
     ledger.listen(tracker)
     ledger.listen(lambda event: keep_house(folder, ledger, event))
@@ -134,20 +135,21 @@ def _see_through(
         if searching or (trial is None and jobs_of(sweep, ledger, folder)):
             with terminable():
                 if trial is None:
-                    _anchors(sweep, ledger, digests[0], console)
+                    _anchors(sweep, ledger, rows, console)
                 if copied := take_over(sweep, ledger, digests):
                     console.print(f"{copied} trials taken over from earlier sweeps", highlight=False)
             connect()
+            delivery = delivery_of(sweep.trial, rows)
             with terminable() as check:  # only now: Ray puts a handler of its own when it starts
                 ledger.listen(check)
                 try:
                     if searching:
-                        broken = _run_rounds(sweep, ledger, folder, digests, trial, console)
+                        broken = _run_rounds(sweep, ledger, folder, digests, (trial, delivery), console)
                 except RunFailed:
                     check()  # Optuna turns an interrupt within its journal's lock into an error of its own
                     raise
                 if trial is None and not broken:
-                    measure_front(sweep, ledger, folder, console, data=digests[0])
+                    measure_front(sweep, ledger, folder, console, delivery=delivery)
     except KeyboardInterrupt:
         ended = "interrupted"
     finally:
@@ -200,7 +202,7 @@ def _run_rounds(
     ledger: Ledger,
     folder: Path,
     digests: tuple[str, str],
-    trial: TrialFunction | None,
+    what: tuple[TrialFunction | None, Delivery],
     console: Console,
 ) -> str | None:
     """Runs trials until nothing is left to run, again from the ledger each time that Ray gives up.
@@ -211,7 +213,6 @@ def _run_rounds(
     concurrent = sweep.budget.concurrent or capacity(sweep.resources)
     # Ray starts one worker after the other unless told how many may be on their way.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
-    delivery = delivery_of(sweep.trial, digests[0])
     lost: Counter[str] = Counter()
     aside: dict[str, str] = {}
     with SweepProgress(sweep, console, ledger) as progress:
@@ -225,7 +226,7 @@ def _run_rounds(
             try:
                 if not searcher.done:
                     scheduler = RungScheduler(rungs, searcher.causes, sweep.resources.timeout_minutes)
-                    _tuner(sweep, searcher, scheduler, folder, (trial, delivery, [*aside])).fit()
+                    _tuner(sweep, searcher, scheduler, folder, (*what, [*aside])).fit()
             except Exception as error:  # one trial can end the whole run (docs/engines.md): the ledger goes on
                 cause = error
             if searcher.done:
