@@ -89,7 +89,7 @@ class Cluster:
         self._log = open(self._temp / "log.txt", "ab")  # noqa: SIM115
         self._server: subprocess.Popen[bytes] | None = None
         self._server_port = free_port()
-        self.drivers = list[subprocess.Popen[bytes]]()
+        self.drivers, self._orphans = list[subprocess.Popen[bytes]](), list[subprocess.Popen[bytes]]()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))},
             "PYTHONPATH": str(ROOT),
@@ -143,6 +143,14 @@ class Cluster:
         kill(node)
         self.nodes.remove(node)
 
+    def lose_head(self) -> None:
+        """Kills the head and the drivers, which run on it; what is added next is another cluster's."""
+        for process in [*self.drivers, self.nodes[0]]:
+            kill(process)
+        self._orphans += self.nodes[1:]  # they notice after a minute
+        self.nodes, self.drivers = [], []
+        self._port = free_port()
+
     def start_server(self) -> None:
         """Starts the tracking server, again on the same database."""
         store = f"sqlite:///{self._temp}/mlflow.db"
@@ -178,7 +186,7 @@ class Cluster:
 
     def close(self) -> None:
         """Stops everything, in the order in which nobody waits for another."""
-        for process in [*self.drivers, *self.nodes[::-1], *([self._server] if self._server else [])]:
+        for process in [*self.drivers, *self._orphans, *self.nodes[::-1], *([self._server] if self._server else [])]:
             kill(process)
         self._log.close()
         shutil.rmtree(self._temp, ignore_errors=True)

@@ -16,7 +16,7 @@ from tests import clusters, tiny
 from tests.clusters import cluster, cluster_sweep
 from trials.config import ModelConfig
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 def delivered(folder: Path) -> Counter[tuple[str, str]]:
@@ -50,7 +50,7 @@ def test_files_of_the_driver_reach_each_node_once(tmp_path: Path, tofu_folder: P
         for name in ("one", "two"):
             here.add_node(HOME=str(tmp_path / name), UNLEARN_SWEEP_CACHE=str(tmp_path / name / "cache"))
         driver = here.start_driver(sweep, "reads_its_files", HOME=str(home))
-        assert driver.wait(120) == 0, here.said()[-3000:]
+        assert driver.wait(240) == 0, here.said()[-3000:]
     folder = tmp_path / "small"
     assert clusters.wrong_states(folder, sweep) == []
     assert len(by_node(folder)) == 2
