@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -251,7 +252,12 @@ def _append(folder: Path, file: File, chunk: Callable[[], bytes]) -> None:
 def _reader(node: str) -> Read:
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     task = ray.remote(_chunk).options(num_cpus=0, scheduling_strategy=there)
-    return lambda file, offset, size: functools.partial(ray.get, task.remote(file, offset, size))
+
+    def send(file: str, offset: int, size: int) -> Callable[[], bytes]:
+        chunk: Any = task.remote(file, offset, size)
+        return lambda: bytes(ray.get(chunk))
+
+    return send
 
 
 def _chunk(file: str, offset: int, size: int) -> bytes:
