@@ -131,6 +131,14 @@ def capacity(resources: Resources) -> int:
     return fits
 
 
+def is_leaving(node: str) -> bool:
+    """Whether a node (Ray's id) is to be taken away: a spot instance that was given notice, or one that is drained.
+
+    Ray places nothing new there, but knows nothing of warm processes that are handed one trial after another.
+    """
+    return node in ray._private.state.state.get_draining_nodes()  # as Ray's own Train asks
+
+
 def has_room(resources: Resources, aside: Collection[str]) -> bool:
     """Whether a trial fits on a node that is not one of those set aside (Ray's ids)."""
     nodes = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in aside)

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from orchestrator.cluster import capacity
 from orchestrator.config import SweepConfig
+from orchestrator.delivery import Delivery
 from orchestrator.events import Measured, Suggested, finite
 from orchestrator.ledger import Ledger
 from orchestrator.problems import RunFailed
@@ -71,7 +72,12 @@ def jobs_of(sweep: SweepConfig, ledger: Ledger, folder: Path) -> list[Job]:
 
 
 def measure_front(
-    sweep: SweepConfig, ledger: Ledger, folder: Path, console: Console, measure: Measure | None = None
+    sweep: SweepConfig,
+    ledger: Ledger,
+    folder: Path,
+    console: Console,
+    measure: Measure | None = None,
+    delivery: Delivery | None = None,
 ) -> None:
     """Measures what `jobs_of` finds.
 
@@ -81,6 +87,7 @@ def measure_front(
         folder: The run folder.
         console: Where a line a trial goes.
         measure: Measures in this process, one trial after the other; None: on the Ray that is connected.
+        delivery: What the trials read from this machine's disk; None: nothing.
 
     Raises:
         ConfigError: A trial asks for more than Ray has.
@@ -92,7 +99,7 @@ def measure_front(
     trials = "1 trial" if len(jobs) == 1 else f"{len(jobs)} trials"
     words = ", ".join(sweep.trial.evaluation.front)
     console.print(f"measuring {trials} of the front: {words}", markup=False, highlight=False)
-    results = (_measured(job, measure) for job in jobs) if measure else _on_ray(jobs, sweep)
+    results = (_measured(job, measure) for job in jobs) if measure else _on_ray(jobs, sweep, delivery)
     for event, error in results:
         if error:
             logger.error("trial %s could not be measured: %s", event.trial_id, error)
@@ -117,19 +124,20 @@ def _measured(job: Job, measure: Measure) -> tuple[Measured, str]:
     return Measured(trial_id=job.trial_id, metrics=metrics, seconds=seconds, failure=failure), error
 
 
-def _on_ray(jobs: Sequence[Job], sweep: SweepConfig) -> Iterator[tuple[Measured, str]]:
+def _on_ray(jobs: Sequence[Job], sweep: SweepConfig, delivery: Delivery | None) -> Iterator[tuple[Measured, str]]:
     """The same in processes of Ray's, as many at once as trials; in the order in which they end."""
     resources, most = sweep.resources, capacity(sweep.resources)
     memory = resources.bundle.get("memory", 0)
     task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.share, memory=memory, max_retries=resources.retries)(
         _task
     )
+    threads = max(1, int(resources.cpu))
     left = deque(jobs)
     running: dict[Any, Job] = {}
     while left or running:
         while left and len(running) < min(most, sweep.budget.concurrent or most):
             job = left.popleft()
-            running[task.remote(job, max(1, int(resources.cpu)))] = job
+            running[task.remote(job, threads, delivery)] = job
         (done,), _ = ray.wait(list(running))
         job = running.pop(done)
         try:
@@ -139,13 +147,16 @@ def _on_ray(jobs: Sequence[Job], sweep: SweepConfig) -> Iterator[tuple[Measured,
             yield Measured(trial_id=job.trial_id, metrics={}, seconds=0.0, failure=cause), cause
 
 
-def _task(job: Job, threads: int) -> tuple[Measured, str]:
+def _task(job: Job, threads: int, delivery: Delivery | None) -> tuple[Measured, str]:
     import torch
 
     from trials.measuring import measure_again
 
+    def measure(config: TrialConfig, checkpoint: Path, names: Sequence[str]) -> EvalLog:
+        return measure_again(delivery.received(config) if delivery else config, checkpoint, names)
+
     torch.set_num_threads(threads)
-    return _measured(job, measure_again)
+    return _measured(job, measure)
 
 
 def _line(event: Measured) -> str:

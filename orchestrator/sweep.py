@@ -23,6 +23,7 @@ from rich.console import Console
 
 from orchestrator.cluster import capacity, connect, disconnect, has_room
 from orchestrator.config import SweepConfig
+from orchestrator.delivery import Delivery, delivery_of
 from orchestrator.events import Anchor, Opened, Resumed
 from orchestrator.folder import keep_house, open_folder
 from orchestrator.ledger import Ledger
@@ -108,7 +109,7 @@ def run_sweep(
         console.print(f"changed: {path}: {old} -> {new}", markup=False, highlight=False, soft_wrap=True)
     with logging_to(folder / "log.txt"):
         try:
-            return _see_through(sweep, ledger, folder, sweep.digests(benchmark), trial, console)
+            return _see_through(sweep, ledger, folder, benchmark, trial, console)
         finally:
             disconnect()
             shutil.rmtree(folder / ".ray", ignore_errors=True)
@@ -118,11 +119,12 @@ def _see_through(
     sweep: SweepConfig,
     ledger: Ledger,
     folder: Path,
-    digests: tuple[str, str],
+    benchmark: Benchmark,
     trial: TrialFunction | None,
     console: Console,
 ) -> Outcome:
     """Models, trials, the front measured, report; whatever ends the trials, what is recorded is reported."""
+    digests, rows = sweep.digests(benchmark), benchmark.digest()
     tracker = Tracker(folder)
     ledger.listen(tracker)
     ledger.listen(lambda event: keep_house(folder, ledger, event))
@@ -134,21 +136,22 @@ def _see_through(
         if searching or (trial is None and jobs_of(sweep, ledger, folder)):
             with terminable():
                 if trial is None:
-                    _anchors(sweep, ledger, digests[0], console)
+                    _anchors(sweep, ledger, rows, console)
                 if copied := take_over(sweep, ledger, digests):
                     console.print(f"{copied} trials taken over from earlier sweeps", highlight=False)
             connect()
+            delivery = delivery_of(sweep.trial, rows)
             with terminable() as check:  # only now: Ray puts a handler of its own when it starts
                 ledger.listen(check)
                 try:
                     sweep = place_trials(sweep, ledger, console, trial)
                     if searching:
-                        broken = _run_rounds(sweep, ledger, folder, digests, trial, console)
+                        broken = _run_rounds(sweep, ledger, folder, digests, (trial, delivery), console)
                 except RunFailed:
                     check()  # Optuna turns an interrupt within its journal's lock into an error of its own
                     raise
                 if trial is None and not broken:
-                    measure_front(sweep, ledger, folder, console)
+                    measure_front(sweep, ledger, folder, console, delivery=delivery)
     except KeyboardInterrupt:
         ended = "interrupted"
     finally:
@@ -201,7 +204,7 @@ def _run_rounds(
     ledger: Ledger,
     folder: Path,
     digests: tuple[str, str],
-    trial: TrialFunction | None,
+    what: tuple[TrialFunction | None, Delivery],
     console: Console,
 ) -> str | None:
     """Runs trials until nothing is left to run, again from the ledger each time that Ray gives up.
@@ -225,7 +228,7 @@ def _run_rounds(
             try:
                 if not searcher.done:
                     scheduler = RungScheduler(rungs, searcher.causes, sweep.resources.timeout_minutes)
-                    _tuner(sweep, searcher, scheduler, folder, (trial, [*aside])).fit()
+                    _tuner(sweep, searcher, scheduler, folder, (*what, [*aside])).fit()
             except Exception as error:  # one trial can end the whole run (docs/engines.md): the ledger goes on
                 cause = error
             if searcher.done:
@@ -265,16 +268,17 @@ def _tuner(
     searcher: StudySearcher,
     scheduler: RungScheduler,
     folder: Path,
-    run: tuple[TrialFunction | None, list[str]],
+    run: tuple[TrialFunction | None, Delivery, list[str]],
 ) -> tune.Tuner:
-    """Ray's run of trials: of which function, and on none of which nodes, says `run`."""
-    trial, aside = run
+    """Ray's run of trials: of which function, with what from here, and on none of which nodes, says `run`."""
+    trial, delivery, aside = run
     selector: dict[str, Any] = (
         {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(aside)})"}]} if aside else {}
     )
     resources = tune.PlacementGroupFactory([sweep.resources.bundle], **selector)
     threads, system_metrics = max(1, int(sweep.resources.cpu)), sweep.tracking.system_metrics
-    worker = tune.with_parameters(Worker, trial=trial, threads=threads, system_metrics=system_metrics)
+    of_all = {"trial": trial, "threads": threads, "system_metrics": system_metrics, "delivery": delivery}
+    worker = tune.with_parameters(Worker, **of_all)
     return tune.Tuner(
         tune.with_resources(worker, resources),
         tune_config=tune.TuneConfig(

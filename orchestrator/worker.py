@@ -19,9 +19,11 @@ from typing import Any
 import ray
 from ray import tune
 
+from orchestrator.cluster import is_leaving
+from orchestrator.delivery import Delivery
 from orchestrator.ledger import write_atomically
 from orchestrator.redaction import LogFormatter
-from orchestrator.search.faults import PLACE
+from orchestrator.search.faults import LEAVING, PLACE
 from orchestrator.tracking.usage import Usage
 from trials.config import TrialConfig
 from trials.result import EpochResult, OutOfMemory, TrialFailed
@@ -30,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 TrialFunction = Callable[..., Iterator[EpochResult]]
 """`run_trial`, or anything with its signature."""
+
+
+class NodeLeaves(Exception):
+    """A warm process is handed a trial on a node that is to be taken away."""
 
 
 class Worker(tune.Trainable):
@@ -41,15 +47,16 @@ class Worker(tune.Trainable):
         trial: TrialFunction | None = None,
         threads: int = 1,
         system_metrics: bool = False,
+        delivery: Delivery | None = None,
     ) -> None:
         """Called once a process, with its first trial."""
-        self._trial, self._threads, self._system_metrics = trial, threads, system_metrics
-        self._begin(config)
+        self._trial, self._threads, self._system_metrics, self._delivery = trial, threads, system_metrics, delivery
+        self._begin(config, warm=False)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Called with each further trial."""
         self.cleanup()
-        self._begin(new_config)
+        self._begin(new_config, warm=True)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -59,6 +66,9 @@ class Worker(tune.Trainable):
             result = next(self._epochs)
         except TrialFailed as error:
             return self._failure(f"{type(error).__name__}: {error}") | {"out_of_memory": isinstance(error, OutOfMemory)}
+        except NodeLeaves:
+            logger.warning("%s", LEAVING)
+            raise
         except Exception:
             # A bug, or a broken device: this process is not to be trusted with the next trial, so Ray ends it.
             logger.exception("the trial ended with an error")
@@ -82,7 +92,7 @@ class Worker(tune.Trainable):
         logging.getLogger().removeHandler(self._log)
         self._log.close()
 
-    def _begin(self, config: dict[str, Any]) -> None:
+    def _begin(self, config: dict[str, Any], *, warm: bool) -> None:
         folder = Path(config["folder"])
         folder.mkdir(parents=True, exist_ok=True)
         trial = TrialConfig.model_validate(config["trial"])
@@ -90,14 +100,19 @@ class Worker(tune.Trainable):
         self._log = logging.FileHandler(folder / "log.txt", delay=True, encoding="utf-8")
         self._log.setFormatter(LogFormatter())
         logging.getLogger().addHandler(self._log)
-        self._epochs = self._run(trial, folder)
+        self._epochs = self._run(trial, folder, warm)
 
-    def _run(self, trial: TrialConfig, folder: Path) -> Generator[EpochResult]:
+    def _run(self, trial: TrialConfig, folder: Path, warm: bool) -> Generator[EpochResult]:
         """The trial's epochs. Torch is imported with the first, not when the process starts: Ray gives up a worker that
         is slower to start than a trial is to run, and would never get a second one."""
+        node = ray.get_runtime_context().get_node_id()
+        if warm and is_leaving(node):  # what has begun here goes on to the end, nothing begins any more
+            raise NodeLeaves(LEAVING)
         # Not when it is handed a trial: Ray may give that to a warm process while this one is on its way.
-        place = {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}
+        place = {"node": node, "host": socket.gethostname(), "pid": os.getpid()}
         write_atomically(folder / PLACE, json.dumps(place) + "\n")
+        if self._delivery:
+            trial = self._delivery.received(trial)
         function = self._trial
         if function is None:
             import torch

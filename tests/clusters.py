@@ -89,7 +89,7 @@ class Cluster:
         self._log = open(self._temp / "log.txt", "ab")  # noqa: SIM115
         self._server: subprocess.Popen[bytes] | None = None
         self._server_port = free_port()
-        self.drivers = list[subprocess.Popen[bytes]]()
+        self.drivers, self._orphans = list[subprocess.Popen[bytes]](), list[subprocess.Popen[bytes]]()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))},
             "PYTHONPATH": str(ROOT),
@@ -111,25 +111,45 @@ class Cluster:
         """Where the head is."""
         return f"127.0.0.1:{self._port}"
 
-    def add_node(self) -> subprocess.Popen[bytes]:
-        """Starts the head, or one more node, and waits until it is up."""
+    def add_node(self, **environment: str) -> subprocess.Popen[bytes]:
+        """Starts the head, or one more node, and waits until it is up; keywords are variables that only it has."""
         head = ["--head", f"--port={self._port}", f"--temp-dir={self._temp}", "--include-dashboard=false"]
         place = [f"--address={self.address}"] if self.nodes else head
         ports = [f"--{name}-port={free_port()}" for name in ("node-manager", "object-manager", "metrics-export")]
         ports += ["--min-worker-port=0", "--max-worker-port=0"]
         sizes = ["--num-cpus=2", "--num-gpus=1", f"--object-store-memory={80 * 2**20}"]
         command = [BIN / "ray", "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
-        node = self._start([*command, *place, *ports, *sizes])
+        node = self._start([*command, *place, *ports, *sizes], self.environment | environment)
         self.nodes.append(node)
         manager = int(ports[0].partition("=")[2])
         waited(lambda: answers("127.0.0.1", manager) or node.poll() is not None, "a node to be up")
         assert node.poll() is None, (self._temp / "log.txt").read_text()[-3000:]
         return node
 
+    def runs(self, worker: int) -> subprocess.Popen[bytes]:
+        """The node that a worker belongs to, by their process ids."""
+        above = {process.pid for process in psutil.Process(worker).parents()}
+        return next(node for node in self.nodes if node.pid in above)
+
+    def drain_node(self, node: str, seconds: int) -> None:
+        """Gives a node (Ray's id) notice, as a cloud does before it takes a spot instance away."""
+        command = [BIN / "ray", "drain-node", f"--address={self.address}", f"--node-id={node}"]
+        words = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=notice"]
+        process = self._start([*command, *words, f"--deadline-remaining-seconds={seconds}"])
+        assert process.wait(60) == 0, self.said()[-3000:]
+
     def lose_node(self, node: subprocess.Popen[bytes]) -> None:
         """Kills a node with all its processes."""
         kill(node)
         self.nodes.remove(node)
+
+    def lose_head(self) -> None:
+        """Kills the head and the drivers, which run on it; what is added next is another cluster's."""
+        for process in [*self.drivers, self.nodes[0]]:
+            kill(process)
+        self._orphans += self.nodes[1:]  # they notice after a minute
+        self.nodes, self.drivers = [], []
+        self._port = free_port()
 
     def start_server(self) -> None:
         """Starts the tracking server, again on the same database."""
@@ -146,11 +166,16 @@ class Cluster:
         assert self._server
         kill(self._server)
 
-    def start_driver(self, sweep: SweepConfig, trial: str = "surrogate") -> subprocess.Popen[bytes]:
-        """Runs a sweep, or what is left of it, in a process of its own."""
-        settings = self._temp / "sweep.json"
+    def start_driver(self, sweep: SweepConfig, trial: str = "surrogate", **more: str) -> subprocess.Popen[bytes]:
+        """Runs a sweep, or what is left of it, in a process of its own; keywords are variables that only it has.
+
+        Args:
+            sweep: The sweep.
+            trial: A function of `tests.surrogate`; "" for real trials.
+        """
+        settings = self._temp / f"{sweep.name}.json"
         settings.write_text(sweep.model_dump_json())
-        environment = self.environment | {"RAY_ADDRESS": self.address}
+        environment = self.environment | {"RAY_ADDRESS": self.address} | more
         command = [sys.executable, "-m", "tests.clusters", str(settings), str(self.output), trial]
         self.drivers.append(self._start(command, environment))
         return self.drivers[-1]
@@ -161,7 +186,7 @@ class Cluster:
 
     def close(self) -> None:
         """Stops everything, in the order in which nobody waits for another."""
-        for process in [*self.drivers, *self.nodes[::-1], *([self._server] if self._server else [])]:
+        for process in [*self.drivers, *self._orphans, *self.nodes[::-1], *([self._server] if self._server else [])]:
             kill(process)
         self._log.close()
         shutil.rmtree(self._temp, ignore_errors=True)
@@ -275,16 +300,15 @@ def wrong_states(folder: Path, sweep: SweepConfig) -> list[Record]:
 
 
 def main(settings: str, output: str, trial: str) -> int:
-    """Runs a sweep with a trial function of `tests.surrogate`; returns the exit code."""
+    """Runs a sweep with a trial function of `tests.surrogate`, or real trials; returns the exit code."""
     from orchestrator.progress import show_outcome
     from orchestrator.sweep import run_sweep
     from tests import surrogate
     from trials.benchmarks import load_benchmark
-    from trials.sources import AuthorsConfig
 
     sweep = SweepConfig.model_validate_json(Path(settings).read_text(encoding="utf-8"))
-    function = getattr(surrogate, trial)
-    outcome = run_sweep(sweep, load_benchmark(AuthorsConfig()), output=Path(output), trial=function)
+    function = getattr(surrogate, trial) if trial else None
+    outcome = run_sweep(sweep, load_benchmark(sweep.trial.benchmark), output=Path(output), trial=function)
     return show_outcome(outcome)
 
 

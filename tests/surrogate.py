@@ -9,6 +9,8 @@ sees what ran twice.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 import signal
@@ -21,6 +23,7 @@ import ray
 from orchestrator.search.faults import ALIKE
 from trials.config import TrialConfig
 from trials.result import Diverged, EpochResult, OutOfMemory
+from trials.sources import TofuConfig
 
 DIVERGES = 9e-4
 
@@ -89,6 +92,17 @@ def held(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) 
         yield epoch
         while epoch.epoch == 3 and int(folder.name) >= int(limit.read_text() or 0):
             time.sleep(0.05)
+
+
+def reads_its_files(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:
+    """The surrogate; notes where its model and benchmark lie, and what they hold."""
+    assert isinstance(config.benchmark, TofuConfig)
+    assert config.model.path
+    assert config.benchmark.path
+    rows, weights = Path(config.benchmark.path, "forget05.jsonl"), Path(config.model.path, "model.safetensors")
+    found = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in (rows, weights)}
+    (folder / "files.json").write_text(json.dumps(found))
+    yield from surrogate(config, folder=folder, resume_from=resume_from)
 
 
 def runs_out(config: TrialConfig, *, folder: Path, resume_from: Path | None = None) -> Iterator[EpochResult]:

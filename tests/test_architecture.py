@@ -63,8 +63,8 @@ LAYERS = {
         ),
         "extension submission rehearsal.curves search.observations",
         (
-            "cluster folder jobs progress reference.design_space reference.metric_families reference.sweep_file "
-            "rehearsal.curve_files report.figures search.faults search.rungs tracking.client"
+            "cluster delivery folder jobs progress reference.design_space reference.metric_families "
+            "reference.sweep_file rehearsal.curve_files report.figures search.faults search.rungs tracking.client"
         ),
         (
             "report.anchor_sections report.answer report.effort_figures report.parameter_figures "
@@ -90,7 +90,7 @@ BELOW = {
     "orchestrator": (
         "search_spaces.space trials.config trials.objectives trials.presets trials.settings trials.weighting "
         "trials.pooling trials.weight_profile trials.identity trials.benchmarks trials.result trials.sources "
-        "trials.logs trials.naming trials.registry trials.checkpoints"
+        "trials.logs trials.naming trials.reading trials.registry trials.checkpoints"
     ),
 }
 """Package -> what it may import of the other packages at the top of a file: nothing that imports torch."""
@@ -141,7 +141,7 @@ _TORCH = (
     "passes",
     "unlearn",
 )
-_RAY = ("search.study", "search.schedulers", "worker", "sweep", "cluster", "measure", "placement", "doctor")
+_RAY = ("delivery", "search.study", "search.schedulers", "worker", "sweep", "cluster", "measure", "placement", "doctor")
 _OPTUNA = ("search.observations", "search.proposals", "search.journal")
 _RICH = (
     "measure",

@@ -24,6 +24,9 @@ What is cached is then made anew.
 """
 
 
+CACHE = "UNLEARN_SWEEP_CACHE"
+"""Variable that names another cache folder than the user's."""
+
 _MADE_OF = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken"}
 """Files of a model's folder that bear on its numbers: a chat template is one of its own."""
 
@@ -48,7 +51,7 @@ def model_digest(model: ModelConfig, *, data: str, which: str = "target") -> str
     """
     path = model.path if which == "target" else model.retain_path
     if which == "retain" and model.path is not None and path is None and model.retain_log:
-        return digest({"log": _file_digest(Path(os.path.expanduser(model.retain_log)))})
+        return digest({"log": file_digest(Path(os.path.expanduser(model.retain_log)))})
     if model.path is None:
         made_of = {"tiny": model.tiny.model_dump(mode="json"), "prompt": model.prompt.model_dump(mode="json")}
         return digest({"recipe": RECIPE, **made_of, "data": data, "which": which})
@@ -56,13 +59,17 @@ def model_digest(model: ModelConfig, *, data: str, which: str = "target") -> str
     if not folder.is_dir():
         revision = model.revision if which == "target" else model.retain_revision
         return digest({"hub": path, "revision": revision})
-    files = sorted(file for file in folder.iterdir() if file.suffix in _MADE_OF)
-    return digest({file.name: _file_digest(file) for file in files})
+    return digest({file.name: file_digest(file) for file in model_files(folder)})
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model's folder that bear on its numbers; none where it is no folder."""
+    return sorted(file for file in folder.iterdir() if file.suffix in _MADE_OF) if folder.is_dir() else []
 
 
 def cache_folder() -> Path:
     """Where models trained by us are kept: the user's cache folder, or UNLEARN_SWEEP_CACHE."""
-    return Path(os.environ.get("UNLEARN_SWEEP_CACHE") or user_cache_path("unlearn-sweep"))
+    return Path(os.environ.get(CACHE) or user_cache_path("unlearn-sweep"))
 
 
 def cached_model(model: ModelConfig, *, data: str, which: str) -> Path:
@@ -105,7 +112,8 @@ def log_file(config: TrialConfig, *, data: str, which: str) -> Path:
     return cache_folder() / "logs" / f"{name}.json"
 
 
-def _file_digest(file: Path) -> list[Any]:
+def file_digest(file: Path) -> list[Any]:
+    """Size and hash of a file: of all of it up to 128 MiB, of 512 blocks of a larger one."""
     size, block, blocks = file.stat().st_size, 1 << 18, 512
     sha = hashlib.sha256()
     with open(file, "rb") as stream:

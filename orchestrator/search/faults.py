@@ -39,7 +39,10 @@ FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errn
 PLACE = "worker.json"
 """In a trial's folder: node, host and process of the worker that runs it, or ran it last."""
 
-Kind = Literal["node", "worker", "error", "memory", "hung", "disk"]
+LEAVING = "this node is to be taken away, the trial goes to another"
+"""What a warm process says that does not take its next trial."""
+
+Kind = Literal["node", "worker", "error", "memory", "hung", "disk", "leaving"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def fault_of(text: str) -> Fault:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if full := says_full(text):
         return Fault("disk", full)
+    if LEAVING in text:
+        return Fault("leaving", LEAVING)
     if "raised in its creation task" not in text:  # else the worker lived long enough to say what was wrong
         if "node has died" in text or "node was terminated" in text or "ActorUnschedulable" in text:
             return Fault("node", "its node was lost")

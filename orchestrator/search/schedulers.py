@@ -10,7 +10,8 @@ import ray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from orchestrator.search.faults import Fault, Watch, fault_of
+from orchestrator.cluster import is_leaving
+from orchestrator.search.faults import LOST, Fault, Watch, fault_of, node_of
 from orchestrator.search.rungs import Rungs
 
 
@@ -37,7 +38,10 @@ class RungScheduler(FIFOScheduler):
         text = ""
         if trial.error_file and Path(trial.error_file).exists():
             text = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure #")[2].partition("\n")[2]
-        self.causes[trial.trial_id] = fault_of(text)
+        fault = fault_of(text)
+        if fault == LOST and (node := node_of(Path(trial.config["folder"]))) and is_leaving(node):
+            fault = Fault("node", "its node was taken away")  # Ray tells of the process before it knows of the node
+        self.causes[trial.trial_id] = fault
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Ray asks at each turn of its loop: also when to end trials that hang."""

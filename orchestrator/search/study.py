@@ -132,6 +132,9 @@ class StudySearcher(Searcher):
         if fault and fault.kind == "disk":
             self.full = fault.cause
             return
+        if fault and fault.kind == "leaving":  # nothing of it has run
+            self._interrupted.appendleft(event)
+            return
         if fault and (resumed := remedy(fault, event, self.history, self.sweep.resources)):
             self._append(resumed)
             self._interrupted.append(event)
