@@ -133,5 +133,5 @@ class Tracker:
                 # The call that failed may have arrived all the same: only the store knows what it has.
                 store = None
                 self._failures += 1
-                if self._failures == _PATIENCE:
+                if self._failures == _PATIENCE or (stopping and self._failures < _PATIENCE):
                     _LOG.warning("%s", refusal(self._uri, self._folder, error))
