@@ -58,9 +58,11 @@ def sweep_on(output: Path, name: str, trials: int = 4) -> tuple[Path, str]:
     settings = output / f"{name}.json"
     settings.write_text(sweep.model_dump_json())
     command = [sys.executable, "-m", "tests.clusters", str(settings), str(output), "surrogate"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return output / name, done.stdout + done.stderr
+    with open(output / f"{name}.txt", "w") as screen:  # Ray's processes would keep a pipe open after the sweep's end
+        done = subprocess.run(command, cwd=ROOT, stdout=screen, stderr=screen, timeout=200, check=False)
+    said = (output / f"{name}.txt").read_text()
+    assert done.returncode == 0, said
+    return output / name, said
 
 
 def files_with(secret: str, folder: Path) -> list[Path]:
