@@ -82,6 +82,11 @@ class Tracker:
         self._taken += 1
         self._queue.put(event)
 
+    @property
+    def backlog(self) -> int:
+        """Events that the store does not have yet."""
+        return self._taken - self._sent
+
     def flush(self, timeout: float) -> bool:
         """Waits until the store has every event so far; returns whether it has. A store that fails is not waited for.
 
