@@ -1,6 +1,6 @@
 """What a trial costs on a cluster beyond its own time: a sweep of ours, and plain Ray Tune beside it.
 
-A head and two nodes, each a process of this machine with two CPUs and token authentication: six trials at a time. A trial
+A head and two nodes, each a process of this machine with two CPUs and token authentication: six trials at once. A trial
 sleeps a known time an epoch. Ours proposes (tpe), keeps the ledger, sends MLflow (SQLite) and writes the report; plain
 Tune has fixed settings, FIFO and no loggers. Both reuse workers. The best possible is trial seconds over slots; printed
 are the wall time of the whole run, connected already, and that from the first trial's begin to the last one's end. A
