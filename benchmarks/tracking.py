@@ -1,30 +1,45 @@
 """What MLflow costs: a sweep's events sent as ours are, a trial at a time in batches, beside one call per metric.
 
 The second is what a logger callback does that calls `log_metric` for each value; it is run on fewer trials of the same
-shape, since it takes so long. Both go to stores of the same kind, fresh ones, one after the other.
+shape, since it takes so long, and what the whole would take is extrapolated. All go to one store, one after the other:
 
-    python benchmarks/tracking.py [--trials 1000] [--epochs 10] [--metrics 20] [--one-by-one 10] [--uri URI]
+1. one call per metric, on a sample of the trials;
+2. afterwards: `sync` of a run folder that has all events;
+3. live: the events come at a pace, as from running trials, and the tracker's thread sends them; a second between looks.
 
-`--uri` is a server or a database, for instance postgresql://USER@HOST/NAME; by default a SQLite file.
+    python benchmarks/tracking.py [--trials 1000] [--epochs 10] [--metrics 20] [--pace 100]
+                                  [--afterwards 1000] [--one-by-one 10] [--uri URI]
+
+`--uri` is a server or a database, for instance postgresql://USER@HOST/NAME. By default a server is started on this
+machine, without a login, with PostgreSQL behind it where that is installed (that of the tests), else SQLite.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the server is that of the tests
 
 from orchestrator.config import SweepConfig
-from orchestrator.events import Ended, Epoch, Suggested, SweepInfo
+from orchestrator.events import Ended, Epoch, Event, Suggested, SweepInfo
 from orchestrator.ledger import Ledger, read_events
-from orchestrator.tracking.tracker import sync
+from orchestrator.tracking.tracker import Tracker, sync
+from tests.servers import postgres, postgres_missing, tracking_server
+
+SLOTS = 16
+"""Trials that run at the same time, live."""
 
 
 def run_folder(place: Path, name: str, uri: str, shape: tuple[int, int, int]) -> Path:
@@ -65,6 +80,49 @@ def run_folder(place: Path, name: str, uri: str, shape: tuple[int, int, int]) ->
     return folder
 
 
+def as_they_ran(events: list[Event]) -> list[Event]:
+    """The events of trials one after the other, in an order in which `SLOTS` trials run at a time."""
+    trials: dict[str, list[Event]] = {}
+    for event in events:
+        if isinstance(event, Suggested | Epoch | Ended):
+            trials.setdefault(event.trial_id, []).append(event)
+    waiting, running, found = list(trials.values())[::-1], list[list[Event]](), list[Event]()
+    while waiting or running:
+        while waiting and len(running) < SLOTS:
+            running.append(waiting.pop()[::-1])
+        found += [trial.pop() for trial in running]
+        running = [trial for trial in running if trial]
+    return found
+
+
+def live(folder: Path, uri: str, pace: float) -> None:
+    """Hands a tracker the events of a run folder at a pace of epochs a second; prints how far behind it was."""
+    events = as_they_ran(read_events(folder))
+    (folder / "ledger.jsonl").write_text("")  # they come one by one
+    process, tracker, behind = psutil.Process(), Tracker(folder, uri), list[int]()
+    resident, cpu, began, epochs = process.memory_info().rss, process.cpu_times(), time.perf_counter(), 0
+    look = began
+    for event in events:
+        epochs += isinstance(event, Epoch)
+        time.sleep(max(0.0, began + epochs / pace - time.perf_counter()))
+        tracker(event)
+        if time.perf_counter() >= look:
+            behind.append(tracker.backlog)
+            look += 1.0
+    fed = time.perf_counter() - began
+    whole = tracker.finish(1800.0)
+    wall, used = time.perf_counter() - began, process.cpu_times()
+    busy = used.user + used.system - cpu.user - cpu.system
+    second = sorted(behind[len(behind) // 2 :])
+    print(
+        f"live: {len(events)} events, {epochs / fed:.0f} epochs a second, for {fed:.0f} s; the store had everything "
+        f"{wall - fed:.1f} s later ({'whole' if whole else 'NOT WHOLE'})\n"
+        f"live: events not yet sent, at most {max(behind)}, median of the second half {second[len(second) // 2]}; "
+        f"{100 * busy / wall:.0f} % of a core; memory {resident / 2**20:.0f} -> "
+        f"{process.memory_info().rss / 2**20:.0f} MiB"
+    )
+
+
 def ours(folder: Path, uri: str) -> int:
     """Sends a run folder; returns how many metric points that were."""
     return sync(folder, uri).points
@@ -95,22 +153,47 @@ def timed(send: Callable[[Path, str], int], folder: Path, uri: str) -> float:
     return count / wall
 
 
+@contextlib.contextmanager
+def server() -> Iterator[str]:
+    """A server on this machine, and what is behind it."""
+    with contextlib.ExitStack() as stack:
+        missing = postgres_missing()
+        database = None if missing else stack.enter_context(postgres())
+        print(
+            f"MLflow server on this machine, {f'SQLite behind it ({missing})' if missing else 'PostgreSQL behind it'}"
+        )
+        yield stack.enter_context(tracking_server(database, login=False)).uri
+
+
 def main() -> None:
     """Prints points a second of both, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"trials": 1000, "epochs": 10, "metrics": 20, "one-by-one": 10}.items():
+    for name, default in {
+        "trials": 1000,
+        "epochs": 10,
+        "metrics": 20,
+        "pace": 100,
+        "afterwards": 1000,
+        "one-by-one": 10,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--uri", help="a server or a database; by default a SQLite file")
+    parser.add_argument("--uri", help="a server or a database; by default a server that is started for this")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        uri = given.uri or f"sqlite:///{place}/mlflow.db"
+    print(f"load of the machine at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        place = Path(name)
+        uri = given.uri or stack.enter_context(server())
         os.chdir(place)  # artifacts of a database without a server go below it
         mlflow.MlflowClient(uri).search_experiments()  # makes the tables, which takes seconds, once
-        whole = (given.trials, given.epochs, given.metrics)
-        few = (given.one_by_one, given.epochs, given.metrics)
-        batches = timed(ours, run_folder(Path(place), "in-batches", uri, whole), uri)
-        calls = timed(one_by_one, run_folder(Path(place), "one-call-each", uri, few), uri)
-    print(f"{batches / calls:.1f} times the points a second of one call per metric")
+        each = (given.epochs, given.metrics)
+        calls = timed(one_by_one, run_folder(place, "one-call-each", uri, (given.one_by_one, *each)), uri)
+        points = given.trials * given.epochs * given.metrics
+        print(f"{given.trials} trials so, EXTRAPOLATED from {given.one_by_one}: {points / calls:.0f} s")
+        batches = timed(ours, run_folder(place, "in-batches", uri, (given.afterwards, *each)), uri)
+        print(f"{batches / calls:.1f} times the points a second of one call per metric", flush=True)
+        live(run_folder(place, "live", uri, (given.trials, *each)), uri, given.pace)
+        os.chdir("/")
+    print(f"load of the machine at the end: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

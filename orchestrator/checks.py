@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from orchestrator.problems import Problem, did_you_mean, problems_of
 from orchestrator.report.scores import direction
 from orchestrator.search.checks import SAME_FOR_ALL, check_search, too_dear, within
-from orchestrator.tracking.uri import check_reachable, resolve_uri
+from orchestrator.tracking.login import check_store
+from orchestrator.tracking.uri import resolve_uri
 from orchestrator.trial_checks import check_benchmark, check_model, check_requests, lacking
 from search_spaces.space import Float, SearchSpace, SpaceError, conditions, get_path, with_paths
 from trials.benchmarks import Benchmark
@@ -168,5 +169,5 @@ def _check_places(config: SweepConfig, output: Path) -> list[Problem]:
     named = "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else config.tracking.uri and "tracking.uri"
     if not named and there != output.resolve():
         return []  # the default store is made with the output folder, when the sweep starts
-    unreachable = check_reachable(resolve_uri(output, config.tracking.uri))
-    return [Problem(named or "--output", unreachable)] if unreachable else []
+    refused = check_store(resolve_uri(output, config.tracking.uri))
+    return [Problem(named or "--output", refused)] if refused else []

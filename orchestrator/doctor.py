@@ -25,7 +25,8 @@ from rich.text import Text
 from orchestrator.cluster import connect, disconnect
 from orchestrator.health import Disk, Facts, Finding, Listener, Node, worst
 from orchestrator.redaction import redacted
-from orchestrator.tracking.uri import check_reachable, resolve_uri
+from orchestrator.tracking.login import check_store
+from orchestrator.tracking.uri import resolve_uri
 from trials.identity import cache_folder
 
 PATIENCE = 120.0
@@ -56,7 +57,7 @@ def gather(output: Path, *, uri: str | None, gpu: float, address: str | None) ->
     finally:
         for left in place.glob(f"{mark}*"):
             left.unlink()
-    silence = check_reachable(store) or "" if place.is_dir() or not store.startswith("sqlite") else ""
+    silence = check_store(store) or "" if place.is_dir() or not store.startswith("sqlite") else ""
     return Facts(nodes, str(place), redacted(store), silence, silent, gpu)
 
 

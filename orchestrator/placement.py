@@ -22,6 +22,7 @@ from rich.console import Console
 
 from orchestrator.cluster import capacity
 from orchestrator.config import SweepConfig
+from orchestrator.delivery import Delivery
 from orchestrator.events import Packed
 from orchestrator.ledger import Ledger
 from orchestrator.problems import ConfigError, Problem
@@ -67,6 +68,7 @@ def place_trials(
     ledger: Ledger,
     console: Console,
     trial: TrialFunction | None = None,
+    delivery: Delivery | None = None,
     probe: Probe | None = None,
 ) -> SweepConfig:
     """The sweep with what a trial takes in numbers; unchanged where the file says it.
@@ -76,6 +78,7 @@ def place_trials(
         ledger: Its ledger, where what was measured is kept.
         console: Where a line goes.
         trial: Something else with the signature of `run_trial`; its first epoch is measured.
+        delivery: What the node of the probe may have to fetch first.
         probe: Measures; None: on the Ray that is connected.
 
     Raises:
@@ -97,7 +100,7 @@ def place_trials(
         console.print("probe: measuring the memory of one trial", highlight=False)
         folder = ledger.folder / ".probe"
         try:
-            reading = (probe or _probe_on_ray(resources, trial))(largest, folder, gpu)
+            reading = (probe or _probe_on_ray(resources, trial, delivery))(largest, folder, gpu)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     event = packed(of, reading, resources.margin, gpu=gpu)
@@ -193,13 +196,13 @@ def _passes_of(loss: LossConfig) -> int:
 # -- the probe ---------------------------------------------------------------------------------------------------------
 
 
-def _probe_on_ray(resources: Resources, trial: TrialFunction | None) -> Probe:
+def _probe_on_ray(resources: Resources, trial: TrialFunction | None, delivery: Delivery | None) -> Probe:
     def probe(config: TrialConfig, folder: Path, gpu: bool) -> Reading:
         capacity(resources.model_copy(update={"gpu": float(gpu)}))  # Ray would wait for what is not there
         # A process of its own: what it holds goes with it, and a GPU has nothing else of ours on it.
         task = ray.remote(num_cpus=resources.cpu, num_gpus=int(gpu), max_calls=1, max_retries=0)(_measured)
         try:
-            return ray.get(task.remote(config, folder, gpu, (max(1, int(resources.cpu)), trial)))
+            return ray.get(task.remote(config, folder, gpu, (max(1, int(resources.cpu)), trial, delivery)))
         except ray.exceptions.WorkerCrashedError:
             return Reading(failure="its process was killed, most likely for want of memory", ran_out=True)
         except RayError as error:
@@ -208,13 +211,16 @@ def _probe_on_ray(resources: Resources, trial: TrialFunction | None) -> Probe:
     return probe
 
 
-def _measured(config: TrialConfig, folder: Path, gpu: bool, how: tuple[int, TrialFunction | None]) -> Reading:
+def _measured(
+    config: TrialConfig, folder: Path, gpu: bool, how: tuple[int, TrialFunction | None, Delivery | None]
+) -> Reading:
     import torch
 
     from trials.result import OutOfMemory
     from trials.unlearn import probe_trial
 
-    threads, trial = how
+    threads, trial, delivery = how
+    config = delivery.received(config) if delivery else config
     torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
     try:

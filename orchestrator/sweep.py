@@ -144,7 +144,7 @@ def _see_through(
             with terminable() as check:  # only now: Ray puts a handler of its own when it starts
                 ledger.listen(check)
                 try:
-                    sweep = place_trials(sweep, ledger, console, trial)
+                    sweep = place_trials(sweep, ledger, console, trial, delivery)
                     if searching:
                         broken = _run_rounds(sweep, ledger, folder, digests, (trial, delivery), console)
                 except RunFailed:

@@ -50,9 +50,9 @@ LAYERS = {
         ("problems session importing.names importing.values report.scores results.front search.config tracking.uri"),
         (
             "trial_checks importing.formats rehearsal.anytime report.weight_profiles results.effort "
-            "results.evidence results.importance search.constraints"
+            "results.evidence results.importance search.constraints tracking.client"
         ),
-        "search.designs search.spending",
+        "search.designs search.spending tracking.login",
         "results.attainment search.checks search.earlier",
         "checks importing.joint report.phrasing results.choices results.compare results.effects",
         "results.published",
@@ -64,7 +64,7 @@ LAYERS = {
         "extension submission rehearsal.curves search.observations",
         (
             "cluster delivery folder jobs progress reference.design_space reference.metric_families "
-            "reference.sweep_file rehearsal.curve_files report.figures search.faults search.rungs tracking.client"
+            "reference.sweep_file rehearsal.curve_files report.figures search.faults search.rungs"
         ),
         (
             "report.anchor_sections report.answer report.effort_figures report.parameter_figures "

@@ -35,9 +35,9 @@ from orchestrator.tracking.client import (
     tag_value,
 )
 from orchestrator.tracking.course import Course
+from orchestrator.tracking.login import require_store
 from orchestrator.tracking.note import experiment_note, is_ours, sweep_note
 from orchestrator.tracking.runs import ANCHORS, anchor_tags, end_tags, sweep_tags, trial_name, trial_tags
-from orchestrator.tracking.uri import require_store
 from orchestrator.tracking.views import views_of
 
 if TYPE_CHECKING:

@@ -82,6 +82,11 @@ class Tracker:
         self._taken += 1
         self._queue.put(event)
 
+    @property
+    def backlog(self) -> int:
+        """Events that the store does not have yet."""
+        return self._taken - self._sent
+
     def flush(self, timeout: float) -> bool:
         """Waits until the store has every event so far; returns whether it has. A store that fails is not waited for.
 
@@ -133,5 +138,5 @@ class Tracker:
                 # The call that failed may have arrived all the same: only the store knows what it has.
                 store = None
                 self._failures += 1
-                if self._failures == _PATIENCE:
+                if self._failures == _PATIENCE or (stopping and self._failures < _PATIENCE):
                     _LOG.warning("%s", refusal(self._uri, self._folder, error))

@@ -22,7 +22,8 @@ from orchestrator.redaction import redacted
 from orchestrator.results.front import front_of
 from orchestrator.salvage import LedgerError
 from orchestrator.tracking.client import client_of, runs_of, sweep_tag
-from orchestrator.tracking.uri import TrackingError, recorded_uri, refusal, require_store, resolve_uri, uri_of
+from orchestrator.tracking.login import require_store
+from orchestrator.tracking.uri import TrackingError, recorded_uri, refusal, resolve_uri, uri_of
 from orchestrator.tracking.views import TRAINING, has_seeds, query, view_query
 
 LOOPBACK = "127.0.0.1"

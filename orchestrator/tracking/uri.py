@@ -82,12 +82,6 @@ def recorded_uri(info: SweepInfo) -> str | None:
     return info.tracking_uri if path is None or path.parent.is_dir() else None
 
 
-def require_store(uri: str) -> None:
-    """Raises TrackingError where `check_reachable` has something to say."""
-    if problem := check_reachable(uri):
-        raise TrackingError(problem)
-
-
 def refusal(uri: str, folder: Path, error: Exception) -> str:
     """What to say when a store failed on the records of a run folder."""
     reason = redacted(str(error)).splitlines()[0] if str(error) else type(error).__name__
