@@ -121,6 +121,7 @@ def test_logits_of_a_half_precision_model_are_fp32(tokenizer: PreTrainedTokenize
 def test_a_sequence_that_stands_in_two_sets_is_passed_once(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny.random_model("llama", len(tokenizer))
     examples = encode(tokenizer, ROWS)
+    score(model, examples[:1], padding=PADDING, device=CPU)  # the head has been tried after that
     passed: list[int] = []
     handle = model.register_forward_pre_hook(
         lambda _, args, kwargs: passed.append(len(kwargs["input_ids"])), with_kwargs=True
