@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, linear
-from torch.utils.checkpoint import checkpoint
 
 LOGITS = 2**24
 """Most logits of one chunk of `linear_ce`; fewer in all, and there are no chunks."""
@@ -59,16 +59,43 @@ def linear_ce(
         fused_N: Tensor = kernel(hidden_NH, weight_VH, target_N, reduction="none", filter_eps=None)
         return fused_N.float()
 
-    def ce_of(rows_MH: Tensor, target_M: Tensor) -> Tensor:
-        return token_ce(linear(rows_MH, weight_VH, bias_V), target_M)
-
     rows = max(1, most // weight_VH.shape[0])
     if len(hidden_NH) <= rows:
-        return ce_of(hidden_NH, target_N)
-    chunks = zip(hidden_NH.split(rows), target_N.split(rows), strict=True)
-    # Nothing in a chunk draws: no state of a generator has to be kept.
-    again = functools.partial(checkpoint, ce_of, use_reentrant=False, preserve_rng_state=False)
-    return torch.cat([again(*chunk) for chunk in chunks])
+        return token_ce(linear(hidden_NH, weight_VH, bias_V), target_N)
+    chunked_N: Tensor = _ChunkedCE.apply(hidden_NH, weight_VH, bias_V, target_N, rows)  # type: ignore[no-untyped-call]
+    return chunked_N
+
+
+class _ChunkedCE(torch.autograd.Function):
+    """`linear_ce` by chunks of `rows` rows; the gradient of a cross-entropy by its logits is softmax - one-hot."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, rows: int
+    ) -> Tensor:
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, target_N)
+        ctx.rows = rows
+        chunks = zip(hidden_NH.split(rows), target_N.split(rows), strict=True)
+        return torch.cat([token_ce(linear(rows_MH, weight_VH, bias_V), target_M) for rows_MH, target_M in chunks])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_NH, weight_VH, bias_V, target_N = ctx.saved_tensors
+        leaves = zip((hidden_NH, weight_VH, bias_V), ctx.needs_input_grad, strict=False)
+        by_hidden_NH, by_weight_VH, by_bias_V = (torch.zeros_like(leaf) if asked else None for leaf, asked in leaves)
+        for start in range(0, len(hidden_NH), ctx.rows):
+            part = slice(start, start + ctx.rows)
+            by_logits_MV = linear(hidden_NH[part], weight_VH, bias_V).to(grad_N.dtype).softmax(-1)
+            by_logits_MV[torch.arange(len(by_logits_MV), device=target_N.device), target_N[part]] -= 1
+            by_logits_MV = by_logits_MV.mul_(grad_N[part, None]).to(weight_VH.dtype)
+            if by_hidden_NH is not None:
+                by_hidden_NH[part] = by_logits_MV @ weight_VH
+            if by_weight_VH is not None:  # in place: a sum of whole gradients would need room for another one
+                by_weight_VH.addmm_(by_logits_MV.T, hidden_NH[part])
+            if by_bias_V is not None:
+                by_bias_V += by_logits_MV.sum(0)
+        return by_hidden_NH, by_weight_VH, by_bias_V, None, None
 
 
 @functools.cache
