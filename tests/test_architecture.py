@@ -164,6 +164,7 @@ TORCH, RICH = (
     " ".join(f"orchestrator.{name}" for name in _RICH),
 )
 EXTERNAL: dict[str, dict[str, str]] = {
+    "cut_cross_entropy": {"in functions": "trials.losses"},
     "ray": {"top": " ".join(f"orchestrator.{name}" for name in _RAY), "in functions": "orchestrator.jobs"},
     "optuna": {
         "top": " ".join(f"orchestrator.{name}" for name in _OPTUNA),
@@ -361,8 +362,9 @@ def test_the_rules_tell_right_imports_from_wrong_ones(module: str, source: str, 
 
 def test_what_is_imported_is_a_dependency_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    declared = {re.split(r"[\[<>=~! ]", line)[0].lower() for line in project["dependencies"]}
-    assert {PART_OF.get(name, name) for name in EXTERNAL} == declared
+    lines = [*project["dependencies"], *project["optional-dependencies"]["gpu"]]
+    declared = {re.split(r"[\[<>=~! ]", line)[0].lower() for line in lines}
+    assert {PART_OF.get(name, name).replace("_", "-") for name in EXTERNAL} == declared
 
 
 HEAVY = ("torch", "transformers", "ray", "optuna", "mlflow", "datasets", "matplotlib")

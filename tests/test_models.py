@@ -142,6 +142,7 @@ def test_a_model_in_parts_is_read_copied_and_reset_as_one_that_is_whole(tokenize
 def test_a_sequence_that_stands_in_two_sets_is_passed_once(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny.random_model("llama", len(tokenizer))
     examples = encode(tokenizer, ROWS)
+    score(model, examples[:1], padding=PADDING, device=CPU)  # the head has been tried after that
     passed: list[int] = []
     handle = model.register_forward_pre_hook(
         lambda _, args, kwargs: passed.append(len(kwargs["input_ids"])), with_kwargs=True

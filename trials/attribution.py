@@ -16,8 +16,7 @@ from torch import Tensor
 
 from trials.config import Wagle
 from trials.encoding import Example, by_length, collate
-from trials.logits import answer_logits
-from trials.losses import token_ce
+from trials.logits import answer_ce
 from trials.models import Workspace
 from trials.result import Diverged, TrialFailed
 
@@ -154,7 +153,7 @@ def _gradients(
     model.eval()
     for indices in by_length(examples, _BATCH):
         batch = collate([examples[index] for index in indices], warm.padding, warm.device)
-        ce_N = token_ce(answer_logits(model, batch), batch.target_N)
+        ce_N = answer_ce(model, batch)
         gradients = torch.autograd.grad(ce_N.mean(), list(parameters), allow_unused=True)
         for into, gradient in zip(sums, gradients, strict=True):
             if gradient is not None:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from trials.encoding import Example, Padding, collate
-from trials.logits import answer_logits
-from trials.losses import token_ce
+from trials.logits import answer_ce
 
 
 @torch.enable_grad()
@@ -49,7 +48,7 @@ def _norm(
     if said == 0:
         return float("nan")
     batch = collate([example], padding, device)
-    ce_N = token_ce(answer_logits(model, batch), batch.target_N)
+    ce_N = answer_ce(model, batch)
     gradients = torch.autograd.grad(ce_N[:said].mean(), weights, allow_unused=True)
     known = (gradient for gradient in gradients if gradient is not None)
     norms = [torch.linalg.vector_norm(each, dtype=torch.float32).to(device) for each in known]

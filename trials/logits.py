@@ -1,4 +1,4 @@
-"""Where logits are made: of the positions that predict an answer token, and of no others.
+"""Where logits are made: of the positions that predict an answer token, of no others, and no more at once than needed.
 
 Shape suffixes: N answer tokens of a batch, one row after the other; V vocabulary; H hidden size.
 """
@@ -6,13 +6,17 @@ Shape suffixes: N answer tokens of a batch, one row after the other; V vocabular
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from trials.encoding import Batch
+from trials.losses import LOGITS, linear_ce, token_ce
 
 
 class LogitDifference(torch.nn.Module):
@@ -38,6 +42,28 @@ def positions_of(model: Any) -> int:
     return getattr(whole.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
+def answer_ce(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy of each answer token in nats, shape N: `token_ce` of `answer_logits`.
+
+    Where the logits are a linear map of hidden states, all of them are never there at once.
+    """
+    if (head := linear_head(model, batch)) is None:
+        return token_ce(answer_logits(model, batch), batch.target_N)
+    place, hidden_NH = head.weight.device, _head_input(model, batch)
+    return linear_ce(hidden_NH.to(place), head.weight, head.bias, batch.target_N.to(place)).to(batch.input_BT.device)
+
+
+@torch.no_grad()
+def logit_chunks(model: torch.nn.Module, batch: Batch, *, most: int = LOGITS) -> Iterator[Tensor]:
+    """`answer_logits` by chunks of rows, one after the other: never more than `most` logits are there at once."""
+    if (head := linear_head(model, batch)) is None:
+        logits_NV = answer_logits(model, batch)
+        yield from logits_NV.split(max(1, most // logits_NV.shape[1]))
+        return
+    for rows_MH in _head_input(model, batch).split(max(1, most // head.weight.shape[0])):
+        yield linear(rows_MH.to(head.weight.device), head.weight, head.bias).to(batch.input_BT.device).float()
+
+
 def answer_logits(model: torch.nn.Module, batch: Batch) -> Tensor:
     """fp32 logits of the positions that predict an answer token, shape NV; prompts are never projected."""
     return answer_states(model, batch)[0]
@@ -53,21 +79,75 @@ def answer_states(model: torch.nn.Module, batch: Batch, layer: int | None = None
     """
     if isinstance(model, LogitDifference):
         return answer_logits(model.target, batch) - model.weight * answer_logits(model.assistant, batch), None
+    output = _pass(model, batch, lambda hidden_BTH: _of_answers(hidden_BTH, batch), states=layer is not None)
+    device = batch.input_BT.device
+    hidden = None if layer is None else _of_answers(output.hidden_states[layer], batch).to(device).float()
+    return output.logits.to(device).float(), hidden
+
+
+def linear_head(model: torch.nn.Module, batch: Batch) -> torch.nn.Linear | None:
+    """The head of a model whose logits are exactly what it makes of hidden states; None where they are more.
+
+    Seen by trying, on one row of a batch, once for each head: architectures scale, cap and combine logits in many ways.
+    """
+    if isinstance(model, LogitDifference):
+        return None
     head = model.get_output_embeddings()  # type: ignore[operator]
+    if type(head) is not torch.nn.Linear:
+        return None
+    if head not in _LINEAR:
+        _LINEAR[head] = _is_linear(model, head, batch)
+    return head if _LINEAR[head] else None
 
-    def narrow(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][batch.answer_BT.to(inputs[0].device)], *inputs[1:])  # the head may lie on another GPU
 
-    handle = head.register_forward_pre_hook(narrow)
+_LINEAR: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _is_linear(model: torch.nn.Module, head: torch.nn.Linear, batch: Batch) -> bool:
+    seen: list[Tensor] = []
+    parts: dict[str, Any] = {name: None if part is None else part[:1] for name, part in vars(batch).items()}
+    one = Batch(**parts)
+
+    def first(hidden_BTH: Tensor) -> Tensor:
+        seen.append(_of_answers(hidden_BTH, one)[:1])
+        return seen[0]
+
+    training = model.training
+    model.eval()  # so that nothing is drawn
+    logits = _pass(model, one, first).logits
+    model.train(training)
+    return torch.equal(logits, linear(seen[0].to(head.weight.device), head.weight, head.bias).to(logits.device))
+
+
+def _head_input(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """What the head is given where an answer token is predicted, shape NH; it projects nothing meanwhile."""
+    seen: list[Tensor] = []
+
+    def none(hidden_BTH: Tensor) -> Tensor:
+        seen.append(_of_answers(hidden_BTH, batch))
+        return seen[0][:0]
+
+    _pass(model, batch, none)
+    return seen[0]
+
+
+def _of_answers(states_BTH: Tensor, batch: Batch) -> Tensor:
+    """Rows that predict an answer token, of states that may lie on another GPU than the batch."""
+    return states_BTH[batch.answer_BT.to(states_BTH.device)]
+
+
+def _pass(model: torch.nn.Module, batch: Batch, narrow: Callable[[Tensor], Tensor], *, states: bool = False) -> Any:
+    """A forward pass with the head's input narrowed."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    handle = head.register_forward_pre_hook(lambda _, inputs: (narrow(inputs[0]), *inputs[1:]))
     try:
-        output = model(
+        return model(
             input_ids=batch.input_BT,
             attention_mask=batch.attention_BT,
             **({} if batch.position_BT is None else {"position_ids": batch.position_BT}),
             use_cache=False,
-            output_hidden_states=layer is not None,
+            output_hidden_states=states,
         )
     finally:
         handle.remove()
-    hidden = None if layer is None else output.hidden_states[layer].to(batch.answer_BT.device)[batch.answer_BT].float()
-    return output.logits.to(batch.answer_BT.device).float(), hidden

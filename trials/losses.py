@@ -1,4 +1,4 @@
-"""Logits to cross-entropies, and the retain terms.
+"""Logits, or the hidden states under a linear head, to cross-entropies; and the retain terms.
 
 Every term is the *share of one micro-batch* in the loss of a whole optimiser step: a sum over the micro-batch divided
 by a count of the step. Accumulating micro-batches therefore gives the gradient of the big batch, whatever the
@@ -9,11 +9,18 @@ Shape suffixes: N answer tokens one row after the other, V vocabulary, H hidden 
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import cross_entropy, linear
+
+LOGITS = 2**24
+"""Most logits of one chunk of `linear_ce`; fewer in all, and there are no chunks."""
 
 PUBLISHED_LENGTH = 499
 """Positions over which the published code averages, whatever is supervised: `padded_mean` reproduces it."""
@@ -31,6 +38,74 @@ def count_of(reduction: str, *, tokens: int, rows: int) -> int:
 def token_ce(logits_NV: Tensor, target_N: Tensor) -> Tensor:
     """Cross-entropy -log p of each target in nats, fp32 or better, shape N."""
     return cross_entropy(logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)), target_N, reduction="none")
+
+
+def linear_ce(
+    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, *, most: int = LOGITS
+) -> Tensor:
+    """`token_ce` of the logits of a linear head, by chunks of rows: never more than `most` logits are there at once.
+
+    A chunk's logits are made again in the backward pass: one projection more. In half precision on CUDA the kernel of
+    cut-cross-entropy (arXiv 2411.09009) does the same, where the extra `gpu` is installed.
+
+    Args:
+        hidden_NH: What the head is given.
+        weight_VH: The head's weight.
+        bias_V: The head's bias, if it has one.
+        target_N: Token ids.
+        most: Logits of one chunk; a row of them is the least.
+    """
+    if hidden_NH.is_cuda and hidden_NH.itemsize == 2 and bias_V is None and (kernel := fused_ce()):
+        fused_N: Tensor = kernel(hidden_NH, weight_VH, target_N, reduction="none", filter_eps=None)
+        return fused_N.float()
+
+    rows = max(1, most // weight_VH.shape[0])
+    if len(hidden_NH) <= rows:
+        return token_ce(linear(hidden_NH, weight_VH, bias_V), target_N)
+    chunked_N: Tensor = _ChunkedCE.apply(hidden_NH, weight_VH, bias_V, target_N, rows)  # type: ignore[no-untyped-call]
+    return chunked_N
+
+
+class _ChunkedCE(torch.autograd.Function):
+    """`linear_ce` by chunks of `rows` rows; the gradient of a cross-entropy by its logits is softmax - one-hot."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, rows: int
+    ) -> Tensor:
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, target_N)
+        ctx.rows = rows
+        chunks = zip(hidden_NH.split(rows), target_N.split(rows), strict=True)
+        return torch.cat([token_ce(linear(rows_MH, weight_VH, bias_V), target_M) for rows_MH, target_M in chunks])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_NH, weight_VH, bias_V, target_N = ctx.saved_tensors
+        leaves = zip((hidden_NH, weight_VH, bias_V), ctx.needs_input_grad, strict=False)
+        by_hidden_NH, by_weight_VH, by_bias_V = (torch.zeros_like(leaf) if asked else None for leaf, asked in leaves)
+        for start in range(0, len(hidden_NH), ctx.rows):
+            part = slice(start, start + ctx.rows)
+            by_logits_MV = linear(hidden_NH[part], weight_VH, bias_V).to(grad_N.dtype).softmax(-1)
+            by_logits_MV[torch.arange(len(by_logits_MV), device=target_N.device), target_N[part]] -= 1
+            by_logits_MV = by_logits_MV.mul_(grad_N[part, None]).to(weight_VH.dtype)
+            if by_hidden_NH is not None:
+                by_hidden_NH[part] = by_logits_MV @ weight_VH
+            if by_weight_VH is not None:  # in place: a sum of whole gradients would need room for another one
+                by_weight_VH.addmm_(by_logits_MV.T, hidden_NH[part])
+            if by_bias_V is not None:
+                by_bias_V += by_logits_MV.sum(0)
+        return by_hidden_NH, by_weight_VH, by_bias_V, None, None
+
+
+@functools.cache
+def fused_ce() -> Callable[..., Any] | None:
+    """The kernel of cut-cross-entropy 25.1; None where it is not installed. Never run by us: we had no GPU."""
+    try:
+        from cut_cross_entropy import linear_cross_entropy
+    except ImportError:
+        return None
+    return linear_cross_entropy  # type: ignore[no-any-return]
 
 
 def retain_nll(ce_N: Tensor, *, count: float) -> Tensor:

@@ -16,7 +16,7 @@ from trials.presets import PRESETS
 from trials.settings import Frozen
 from trials.weighting import Criterion, CriterionConfig, SatImp
 
-Supply = Literal["reference", "reference logits", "refusals", "hidden states", "whole step"]
+Supply = Literal["reference", "logits", "reference logits", "refusals", "hidden states", "whole step"]
 Beta = Annotated[float, Field(gt=0, le=100)]
 
 
@@ -86,7 +86,7 @@ class UNDIAL(Objective):
 
     type: Literal["undial"] = "undial"
     strength: float = Field(3.0, ge=0, le=1e3, description="nats taken from the logit of each answer token")
-    needs = frozenset({"reference logits"})
+    needs = frozenset({"logits", "reference logits"})
 
 
 class FLAT(Objective):
@@ -101,6 +101,7 @@ class IHL(Objective):
     """Inverted hinge loss of LoKU (arXiv 2408.06621); its LoRA start is `model.adapter.init: fila`."""
 
     type: Literal["ihl"] = "ihl"
+    needs = frozenset({"logits"})
 
 
 class ULD(Objective):

@@ -25,7 +25,7 @@ from trials.benchmarks import Row
 from trials.config import TrialConfig
 from trials.encoding import Batch, Example, collate, encode
 from trials.forget import ForgetPass, Refusals, kto_baseline, weights_of
-from trials.logits import answer_states
+from trials.logits import answer_ce, answer_states
 from trials.losses import count_of, retain_activation, retain_kl, retain_nll, retain_uniform, token_ce
 from trials.models import Workspace
 from trials.objectives import KTO, RMU
@@ -91,8 +91,7 @@ class Passes:
         examples = [self.forget[row] for row in rows]
         refused = self._refused(step.epoch, rows) if self.refusals else []
         batch = self._batch([*examples, *refused, *kept])
-        logits_NV, hidden_NH = answer_states(self.model, batch, self.layer)
-        ce_N = token_ce(logits_NV, batch.target_N)
+        logits_NV, ce_N, hidden_NH = self._current(batch)
         first = sum(len(example.answer) for example in examples)
         second = first + sum(len(example.answer) for example in refused)
         refusals = None if not refused else self._refusals(refused, ce_N[first:second])
@@ -104,15 +103,15 @@ class Passes:
             tokens=step.tokens,
             rows=len(step.rows),
             **{f"{name}_BA": values for name, values in self._of_rows(step.epoch, rows).items()},
-            logits_NV=logits_NV[:first],
+            logits_NV=None if logits_NV is None else logits_NV[:first],
             target_N=batch.target_N[:first],
             reference_logits_NV=reference_logits_NV,
             hidden_NH=None if hidden_NH is None else hidden_NH[:first],
             direction_H=None if hidden_NH is None else self._direction(hidden_NH),
             refusals=refusals,
         )
-        hidden_NH = None if hidden_NH is None else hidden_NH[second:]
-        return view, self._retain(step, view, kept, (logits_NV[second:], ce_N[second:], hidden_NH))
+        rest = tuple(None if each is None else each[second:] for each in (logits_NV, ce_N, hidden_NH))
+        return view, self._retain(step, view, kept, rest)
 
     @torch.no_grad()
     def whole_step(self, step: Step, size: int) -> list[dict[str, Any]]:
@@ -143,6 +142,13 @@ class Passes:
     def _batch(self, examples: Sequence[Example]) -> Batch:
         return collate(examples, self.warm.padding, self.warm.device)
 
+    def _current(self, batch: Batch) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Logits (where the loss looks at them), cross-entropies and hidden states (for rmu) of the trained model."""
+        if "logits" not in self.needs and self.layer is None and self.loss.retain.term in ("none", "nll"):
+            return None, answer_ce(self.model, batch), None
+        logits_NV, hidden_NH = answer_states(self.model, batch, self.layer)
+        return logits_NV, token_ce(logits_NV, batch.target_N), hidden_NH
+
     def _rows(self, examples: Sequence[Example], ce_N: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropies and mask of shape BA."""
         lengths = torch.tensor([len(example.answer) for example in examples])
@@ -171,12 +177,11 @@ class Passes:
         ce_BR, mask_BR = self._rows(refused, ce_N)
         if "reference" not in self.needs:
             return Refusals(ce_BR, mask_BR)
-        logits_NV, target_N, _ = self._reference(refused)
-        return Refusals(ce_BR, mask_BR, self._rows(refused, token_ce(logits_NV, target_N))[0])
+        with torch.no_grad():
+            reference_N = answer_ce(self.warm.reference, self._batch(refused))
+        return Refusals(ce_BR, mask_BR, self._rows(refused, reference_N)[0])
 
-    def _retain(
-        self, step: Step, view: ForgetPass, kept: Sequence[Example], current: tuple[Tensor, Tensor, Tensor | None]
-    ) -> Tensor:
+    def _retain(self, step: Step, view: ForgetPass, kept: Sequence[Example], current: tuple[Any, ...]) -> Tensor:
         """The retain term: this micro-batch's share."""
         (logits_NV, ce_N, hidden_NH), retain = current, self.loss.retain
         if retain.term == "nll":
@@ -189,16 +194,16 @@ class Passes:
         if retain.term == "uniform":
             return retain_uniform(logits_NV, tokens=step.retain_tokens)
         if retain.term == "activation" and hidden_NH is not None:
-            reference_NH = self._reference(kept)[2]
+            reference_NH = self._reference(kept)[1]
             return retain_activation(hidden_NH, reference_NH, tokens=step.retain_tokens)
-        return ce_N.new_zeros(())
+        zero: Tensor = ce_N.new_zeros(())
+        return zero
 
     @torch.no_grad()
-    def _reference(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Any]:
-        """Logits, targets and (for rmu) hidden states of the reference model."""
+    def _reference(self, examples: Sequence[Example]) -> tuple[Tensor, Any]:
+        """Logits and (for rmu) hidden states of the reference model."""
         batch = self._batch(examples)
-        logits_NV, hidden_NH = answer_states(self.warm.reference, batch, self.layer)
-        return logits_NV, batch.target_N, hidden_NH
+        return answer_states(self.warm.reference, batch, self.layer)
 
     def _direction(self, hidden_NH: Tensor) -> Tensor:
         """The vector to which rmu draws hidden states: uniform numbers in [0, 1), drawn by the seed."""

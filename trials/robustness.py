@@ -19,8 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from trials.config import OptimConfig, Relearning
 from trials.encoding import Example, Padding, collate
-from trials.logits import LogitDifference, answer_logits
-from trials.losses import token_ce
+from trials.logits import LogitDifference, answer_ce
 from trials.optimiser import Optimiser
 
 NF4_BLOCK = 64
@@ -64,7 +63,7 @@ def relearned(
         start = step % cycle * settings.batch_size
         batch = collate([shown[row] for row in order[start : start + settings.batch_size]], padding, device)
         # Of no other weights: a target that is not frozen would keep gradients.
-        token_ce(answer_logits(whole, batch), batch.target_N).mean().backward(inputs=parameters)
+        answer_ce(whole, batch).mean().backward(inputs=parameters)
         optimiser.step(step)
     trained.requires_grad_(False)
     return whole

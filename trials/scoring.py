@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trials.encoding import PREDICTED, Example, Padding, by_length, collate
-from trials.logits import answer_logits, positions_of
+from trials.logits import logit_chunks, positions_of
 from trials.losses import token_ce
 from trials.metrics import Answer
 from trials.result import TrialFailed
@@ -53,22 +53,28 @@ def score(
     for indices in by_length(distinct, batch_size, PREDICTED):
         chosen = [distinct[index] for index in indices]
         batch = collate(chosen, padding, device)
-        logits_NV = answer_logits(model, batch)
-        ce_N = token_ce(logits_NV, batch.target_N)
-        columns = [ce_N, (logits_NV.argmax(-1) == batch.target_N).float()]
         sizes = [len(example.answer) for example in chosen]
-        if standardised and any(example in standardised for example in chosen):
-            wanted = torch.tensor([example in standardised for example in chosen], device=device)
-            mask_N = wanted.repeat_interleave(torch.tensor(sizes, device=device))
-            z_N = torch.full_like(ce_N, torch.nan)
-            z_N[mask_N] = standardise(logits_NV[mask_N], ce_N[mask_N])
-            columns.append(z_N)
-        table = torch.stack(columns).cpu().double().numpy()  # one transfer: each waits for the device
+        wanted = torch.tensor([example in standardised for example in chosen]).repeat_interleave(torch.tensor(sizes))
+        start, parts = 0, []
+        for logits_MV in logit_chunks(model, batch):
+            rows = slice(start, start := start + len(logits_MV))
+            parts.append(_columns(logits_MV, batch.target_N[rows], wanted[rows]))
+        table = torch.cat(parts, dim=1).cpu().double().numpy()  # one transfer: each waits for the device
         for example, part in zip(chosen, np.split(table, np.cumsum(sizes)[:-1], axis=1), strict=True):
-            z = part[2] if len(part) > 2 and example in standardised else None
+            z = part[2] if example in standardised else None
             seen[example] = Answer(part[0], part[1].astype(bool), z, example.ended)
     model.train(training)
     return [seen[example] for example in examples]
+
+
+def _columns(logits_MV: Tensor, target_M: Tensor, wanted_M: Tensor) -> Tensor:
+    """Cross-entropy, whether the target is the likeliest token, and z where that is wanted; shape 3M."""
+    ce_M = token_ce(logits_MV, target_M)
+    z_M = torch.full_like(ce_M, torch.nan)
+    if wanted_M.any():  # on the CPU: nobody waits for the device
+        wanted_M = wanted_M.to(ce_M.device)
+        z_M[wanted_M] = standardise(logits_MV[wanted_M], ce_M[wanted_M])
+    return torch.stack([ce_M, (logits_MV.argmax(-1) == target_M).float(), z_M])
 
 
 def standardise(logits_NV: Tensor, ce_N: Tensor) -> Tensor:

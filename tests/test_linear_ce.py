@@ -1,0 +1,139 @@
+"""Cross-entropies without all logits at once: the same numbers and gradients as with them, in less memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests import tiny
+from trials.benchmarks import Row
+from trials.encoding import Batch, Padding, collate, encode
+from trials.logits import LogitDifference, answer_ce, answer_logits, linear_head, logit_chunks
+from trials.losses import fused_ce, linear_ce, token_ce
+
+ROWS = [Row("Who?", "Ada."), Row("What is it that she wrote?", "A book."), Row("Where?", "In a small town, at night.")]
+SIZES = (40, 8, 96)  # rows, hidden size, vocabulary
+
+
+def drawn(dtype: torch.dtype, *, bias: bool) -> tuple[list[Tensor], Tensor]:
+    """Hidden states, weight and bias of a head, with gradients; targets."""
+    generator = torch.Generator().manual_seed(0)
+    rows, hidden, vocabulary = SIZES
+    shapes = [(rows, hidden), (vocabulary, hidden), *([(vocabulary,)] if bias else [])]
+    leaves = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+    return leaves, torch.randint(vocabulary, (rows,), generator=generator)
+
+
+def weighted(ce_N: Tensor) -> Tensor:
+    """A loss whose weights depend on the cross-entropies themselves, as those of a reweighting do."""
+    return ((-ce_N).exp() * (torch.arange(len(ce_N)) - 7.0) * ce_N).sum()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows_of_a_chunk", [0, 1, 7, 39, 40, 1000])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 2e-2)])
+def test_chunks_give_the_values_and_gradients_of_whole_logits(
+    rows_of_a_chunk: int, bias: bool, dtype: torch.dtype, error: float
+) -> None:
+    leaves, target_N = drawn(dtype, bias=bias)
+    weight_VH, bias_V = leaves[1], leaves[2] if bias else None
+    plain_N = token_ce(linear(leaves[0], weight_VH, bias_V), target_N)
+    expected = torch.autograd.grad(weighted(plain_N), leaves)
+    ce_N = linear_ce(leaves[0], weight_VH, bias_V, target_N, most=rows_of_a_chunk * SIZES[2])
+    assert ce_N.dtype == plain_N.dtype
+    torch.testing.assert_close(ce_N, plain_N, rtol=error, atol=error)
+    for found, wanted in zip(torch.autograd.grad(weighted(ce_N), leaves), expected, strict=True):
+        assert (found - wanted).abs().max() <= error * wanted.abs().max()
+
+
+class Largest(TorchDispatchMode):
+    """The most values that an operation gives in a tensor with a vocabulary in it, the head's own gradient left out."""
+
+    def __init__(self, vocabulary: int, hidden: int) -> None:
+        super().__init__()
+        self.vocabulary, self.hidden, self.found = vocabulary, hidden, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for each in tree_leaves(output):
+            if isinstance(each, Tensor) and self.vocabulary in each.shape and self.hidden not in each.shape:
+                self.found = max(self.found, each.numel())
+        return output
+
+
+@pytest.mark.parametrize("rows_of_a_chunk", [1, 7, 40])
+def test_never_more_logits_than_a_chunk_are_there_forward_or_backward(rows_of_a_chunk: int) -> None:
+    leaves, target_N = drawn(torch.float32, bias=False)
+    with Largest(SIZES[2], SIZES[1]) as seen:
+        linear_ce(leaves[0], leaves[1], None, target_N, most=rows_of_a_chunk * SIZES[2]).sum().backward()
+    assert seen.found == rows_of_a_chunk * SIZES[2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available() or fused_ce() is None, reason="needs a GPU and the extra `gpu`")
+def test_the_fused_kernel_gives_the_values_and_gradients_of_whole_logits() -> None:
+    leaves, target_N = drawn(torch.bfloat16, bias=False)
+    leaves, target_N = [each.detach().cuda().requires_grad_() for each in leaves], target_N.cuda()
+    plain_N = token_ce(linear(*leaves), target_N)
+    expected = torch.autograd.grad(weighted(plain_N), leaves)
+    ce_N = linear_ce(leaves[0], leaves[1], None, target_N)
+    torch.testing.assert_close(ce_N, plain_N, rtol=2e-2, atol=2e-2)
+    for found, wanted in zip(torch.autograd.grad(weighted(ce_N), leaves), expected, strict=True):
+        assert (found - wanted).abs().max() <= 2e-2 * wanted.abs().max()
+
+
+def test_a_frozen_head_gets_no_gradient() -> None:
+    leaves, target_N = drawn(torch.float32, bias=True)
+    linear_ce(leaves[0], leaves[1].detach(), leaves[2].detach(), target_N, most=500).sum().backward()
+    assert leaves[0].grad is not None
+    assert leaves[1].grad is None
+    assert leaves[2].grad is None
+
+
+# -- of models ---------------------------------------------------------------------------------------------------------
+
+
+def model_and_batch(name: str) -> tuple[Any, Batch]:
+    tokenizer = tiny.tiny_tokenizer()
+    return tiny.random_model(name, len(tokenizer)), collate(encode(tokenizer, ROWS), Padding(0), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+def test_cross_entropies_and_gradients_are_those_of_the_logits_in_each_architecture(name: str) -> None:
+    model, batch = model_and_batch(name)
+    model.eval()
+    parameters = list(model.parameters())
+    plain_N = token_ce(answer_logits(model, batch), batch.target_N)
+    expected = torch.autograd.grad(weighted(plain_N), parameters, allow_unused=True)
+    ce_N = answer_ce(model, batch)
+    torch.testing.assert_close(ce_N, plain_N, rtol=1e-5, atol=1e-6)
+    for found, wanted in zip(torch.autograd.grad(weighted(ce_N), parameters, allow_unused=True), expected, strict=True):
+        assert (found is None) == (wanted is None)
+        if found is not None and wanted is not None:
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    chunks = list(logit_chunks(model, batch, most=3 * len(tiny.tiny_tokenizer())))
+    assert [len(chunk) for chunk in chunks[:-1]] == [3] * (len(chunks) - 1)
+    torch.testing.assert_close(torch.cat(chunks), answer_logits(model, batch), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+def test_a_head_is_linear_unless_the_architecture_does_more_to_its_logits(name: str) -> None:
+    model, batch = model_and_batch(name)
+    model.train()
+    state = torch.get_rng_state()
+    assert (linear_head(model, batch) is None) == (name == "gemma2")  # its logits are capped
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+
+
+def test_the_difference_of_two_models_has_no_head_of_its_own() -> None:
+    (target, batch), (assistant, _) = model_and_batch("llama"), model_and_batch("llama")
+    model = LogitDifference(target, assistant, 0.5).eval()
+    assert linear_head(model, batch) is None
+    plain_N = token_ce(answer_logits(model, batch), batch.target_N)
+    torch.testing.assert_close(answer_ce(model, batch), plain_N)
