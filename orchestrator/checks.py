@@ -63,10 +63,13 @@ def _check_names(config: SweepConfig, benchmark: Benchmark | None) -> list[Probl
     problems = []
     named_at = {f"objectives.{name}": name for name in config.objectives}
     named_at |= {f"reference_point.{name}": name for name in config.reference_point}
+    named_at |= {"checkpoints.by": config.checkpoints.by} if config.checkpoints.by else {}
     for path, name in named_at.items():
-        wrong = lacking(name, config.trial, benchmark) or too_dear(name, config)
+        wrong = lacking(name, config.trial, benchmark) or (path != "checkpoints.by" and too_dear(name, config)) or ""
         if not wrong and path.startswith("objectives"):
             wrong = _no_objective(name, config)
+        if not wrong and path == "checkpoints.by" and name not in config.objectives:
+            wrong = "" if direction(name) in (LOWER, HIGHER) else _best_elsewhere(name)
         if wrong:
             problems.append(Problem(path, wrong))
     return problems
@@ -75,8 +78,7 @@ def _check_names(config: SweepConfig, benchmark: Benchmark | None) -> list[Probl
 def _no_objective(name: str, config: SweepConfig) -> str:
     """Why trials cannot be ordered by a metric in the direction that the file gives; "" where they can."""
     if METRICS[name].better in (AS_RETAIN, "near 0"):
-        best = f"{name!r} is best {METRICS[name].better}, neither low nor high"
-        return f"{best}; take one of privacy.closeness_* or aggregate.privacy, max"
+        return _best_elsewhere(name)
     given, right = config.objectives[name], {LOWER: "min", HIGHER: "max"}.get(direction(name))
     if right not in (None, given):
         return f"{given} is the wrong way: {name!r} is better {direction(name)}; write {right}"
@@ -84,6 +86,11 @@ def _no_objective(name: str, config: SweepConfig) -> str:
         worst = f"{name!r} has no worst value, which hypervolume is measured against"
         return f"{worst}; add one, as in reference_point: {{{name}: 20}}"
     return ""
+
+
+def _best_elsewhere(name: str) -> str:
+    best = f"{name!r} is best {METRICS[name].better}, neither low nor high"
+    return f"{best}; take one of privacy.closeness_* or aggregate.privacy, max"
 
 
 def _check_baselines(config: SweepConfig, *, whole: bool) -> list[Problem]:

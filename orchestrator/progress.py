@@ -15,7 +15,8 @@ from rich.table import Table
 
 from orchestrator.config import SweepConfig
 from orchestrator.events import Ended, Epoch, Event, Record, Suggested, SweepInfo, record_of
-from orchestrator.ledger import History
+from orchestrator.housekeeping import disk_of
+from orchestrator.ledger import History, read_records
 from orchestrator.results.front import front_of, hypervolume_of
 from orchestrator.search.spending import Spending
 
@@ -235,6 +236,7 @@ def show_outcome(outcome: Outcome) -> int:
     for cause, count in report.failures.items():
         console.print(f"  {count} failed: {cause}", markup=False)
     console.print(f"report: {outcome.folder / 'report.html'}", markup=False)
+    console.print(str(disk_of(outcome.folder, read_records(outcome.folder))), markup=False)
     if outcome.tracked:
         console.print(f"MLflow: unlearn-sweep ui {shlex.quote(str(outcome.folder.parent))}", markup=False)
         for title, link in outcome.links.items():

@@ -24,7 +24,8 @@ from rich.console import Console
 from orchestrator.cluster import capacity, connect, disconnect, has_room
 from orchestrator.config import SweepConfig
 from orchestrator.events import Anchor, Opened, Resumed
-from orchestrator.folder import keep_house, open_folder
+from orchestrator.folder import open_folder
+from orchestrator.housekeeping import Housekeeping
 from orchestrator.ledger import Ledger
 from orchestrator.measure import jobs_of, measure_front
 from orchestrator.prepare import PrepareError, Which, prepare_models
@@ -124,7 +125,8 @@ def _see_through(
     """Models, trials, the front measured, report; whatever ends the trials, what is recorded is reported."""
     tracker = Tracker(folder)
     ledger.listen(tracker)
-    ledger.listen(lambda event: keep_house(folder, ledger, event))
+    house = Housekeeping(folder, sweep, ledger)
+    ledger.listen(house)
     ended: Literal["finished", "interrupted", "stopped"] = "finished"
     broken: str | None = None
     try:
@@ -147,6 +149,8 @@ def _see_through(
                     raise
                 if trial is None and not broken:
                     measure_front(sweep, ledger, folder, console)
+        if not broken:
+            house.settle()
     except KeyboardInterrupt:
         ended = "interrupted"
     finally:

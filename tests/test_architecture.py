@@ -50,7 +50,7 @@ LAYERS = {
         ("problems session importing.names importing.values report.scores results.front search.config tracking.uri"),
         (
             "trial_checks importing.formats rehearsal.anytime report.weight_profiles results.effort "
-            "results.evidence results.importance search.constraints"
+            "keeping results.evidence results.importance search.constraints"
         ),
         "search.designs search.spending",
         "results.attainment search.checks search.earlier",
@@ -61,7 +61,7 @@ LAYERS = {
             "config prepare standalone importing.mapping importing.merging report.card report.compare_words "
             "results.findings"
         ),
-        "extension submission rehearsal.curves search.observations",
+        "extension housekeeping submission rehearsal.curves search.observations",
         (
             "cluster folder jobs progress reference.design_space reference.metric_families reference.sweep_file "
             "rehearsal.curve_files report.figures search.faults search.rungs tracking.client"
