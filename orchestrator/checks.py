@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
 from orchestrator.problems import Problem, did_you_mean, problems_of
 from orchestrator.report.scores import direction
 from orchestrator.search.checks import SAME_FOR_ALL, check_search, too_dear, within
+from orchestrator.search.config import floors_of
+from orchestrator.search.constraints import bounds_of
 from orchestrator.tracking.uri import check_reachable, resolve_uri
 from orchestrator.trial_checks import check_benchmark, check_model, check_requests, lacking
 from search_spaces.space import Float, SearchSpace, SpaceError, conditions, get_path, with_paths
@@ -73,6 +75,22 @@ def _check_names(config: SweepConfig, benchmark: Benchmark | None) -> list[Probl
         if wrong:
             problems.append(Problem(path, wrong))
     return problems
+
+
+def unmeasured(
+    sweep: SweepConfig, measured: Mapping[Literal["target", "retain"], Mapping[str, float]]
+) -> Iterator[Problem]:
+    """What trials are compared by and the models that are not trials do not have."""
+    compared = {f"objectives.{name}": name for name in sweep.objectives}
+    compared |= {f"scheduler.floors.{name}": name for name in floors_of(sweep.scheduler)}
+    compared |= {f"constraints.{name}": name for name in sweep.constraints}
+    for path, name in compared.items():
+        if name not in measured["target"]:
+            why = f"cannot be measured of the target model, which has {', '.join(measured['target'])}"
+            yield Problem(path, f"{name!r} {why}; choose among those")
+    for name, bound in bounds_of(sweep.constraints).items():
+        if bound.of == "retain" and name in measured["target"] and name not in measured.get("retain", {}):
+            yield Problem(f"constraints.{name}", f"{name!r} is not known of the retain model; write a plain number")
 
 
 def _no_objective(name: str, config: SweepConfig) -> str:

@@ -20,6 +20,7 @@ from orchestrator.housekeeping import run_again
 from orchestrator.ledger import read_events
 from orchestrator.loading import load_any
 from orchestrator.problems import ConfigError, Problem, RunFailed, did_you_mean, require_run_folder
+from orchestrator.remote import fetch
 from orchestrator.report.card import Export, Kind, card
 from orchestrator.report.scores import intervals
 from orchestrator.results.choices import recommended
@@ -89,6 +90,8 @@ def load_pick(folder: Path, pick: str, to: Path) -> Pick:
         problems.append(Problem("--pick", f"trial {record.trial_id}: {two}; pick another trial"))
     place = folder / "trials" / record.trial_id / "checkpoint"
     checkpoint = place / f"{record.epoch:05d}"
+    if not (checkpoint / "epoch.json").exists():
+        fetch(folder, checkpoints=record.trial_id)
     if not (checkpoint / "epoch.json").exists():
         problems.append(Problem("--pick", _gone(sweep, record, place)))
     elif damage := damage_of(checkpoint):

@@ -17,6 +17,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.events import Ended, Epoch, Event, Record, Suggested, SweepInfo, record_of
 from orchestrator.housekeeping import disk_of
 from orchestrator.ledger import History, read_records
+from orchestrator.remote import shown
 from orchestrator.results.front import front_of, hypervolume_of
 from orchestrator.search.spending import Spending
 
@@ -220,7 +221,7 @@ class SweepProgress:
 def show_outcome(outcome: Outcome) -> int:
     """Prints how a sweep came out and where to look; returns the exit code."""
     console = Console(soft_wrap=True, highlight=False)
-    folder = shlex.quote(str(outcome.folder))
+    folder = shlex.quote(shown(outcome.folder))
     report = outcome.report
     objectives = SweepInfo.read(outcome.folder).objectives
     table = Table("trial", "label", title="the front")

@@ -49,11 +49,11 @@ LAYERS = {
         ),
         ("problems session importing.names importing.values report.scores results.front search.config tracking.uri"),
         (
-            "trial_checks importing.formats rehearsal.anytime report.weight_profiles results.effort "
+            "remote trial_checks importing.formats rehearsal.anytime report.weight_profiles results.effort "
             "keeping results.evidence results.importance search.constraints"
         ),
         "search.designs search.spending",
-        "results.attainment search.checks search.earlier",
+        "mirror results.attainment search.checks search.earlier",
         "checks importing.joint report.phrasing results.choices results.compare results.effects",
         "results.published",
         # what a sweep is
@@ -210,6 +210,7 @@ EXTERNAL: dict[str, dict[str, str]] = {
         "top": "orchestrator.safe_yaml orchestrator.report.phrasing orchestrator.report.card "
         "orchestrator.importing.formats orchestrator.importing.sweep_file"
     },
+    "fsspec": {"in functions": "orchestrator.remote"},
     "platformdirs": {"top": "trials.identity"},
     "psutil": {"top": "orchestrator.doctor"},
     "pyarrow": {"in functions": "orchestrator.rehearsal.curve_files"},

@@ -260,9 +260,11 @@ def test_a_setting_that_makes_no_sense_is_told(setting: str, message: str, tmp_p
 
 
 def test_the_metric_of_best_k_is_measured_and_what_is_kept_may_change_in_a_sweep(tmp_path: Path) -> None:
-    sweep, benchmark = load_sweep("smoke", ["checkpoints={keep: best_k, by: retain.nll}"], output=tmp_path)
+    sweep, benchmark = load_sweep(
+        "smoke", ["checkpoints={keep: best_k, by: forget.extraction_strength_openunlearning}"], output=tmp_path
+    )
     plain, _ = load_sweep("smoke", output=tmp_path)
     other, _ = load_sweep("smoke", ["checkpoints=all"], output=tmp_path)
-    assert "retain.nll" in sweep.trial.evaluation.metrics
+    assert "forget.extraction_strength_openunlearning" in sweep.trial.evaluation.metrics
     assert benchmark is not None
     assert plain.fingerprint(benchmark) == other.fingerprint(benchmark)
