@@ -306,9 +306,14 @@ def test_a_driver_that_was_taken_over_sends_nothing_more(store: Any, monkeypatch
 def test_the_lock_is_given_back_however_the_sweep_ends(store: Any) -> None:
     folder = output_of(URL) / "small"
     said: list[str] = []
-    with pytest.raises(RuntimeError), mirrored(folder, said.append):
-        begin(folder)
-        raise RuntimeError
+
+    def fails() -> None:
+        with mirrored(folder, said.append):
+            begin(folder)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
     assert said == [f"everything is at {URL}/small"]
     assert there() == {"sweep.json", "ledger.jsonl"}
     remote().take("small")
