@@ -94,7 +94,7 @@ def place(tmp_path: Path) -> Iterator[Any]:
 @quick
 @given(trials, st.data())
 def test_after_every_event_the_front_and_who_has_not_ended_have_a_checkpoint_and_nobody_else(
-    ended: list[tuple[float, float, str]], data: st.DataObject
+    ended: list[tuple[float, float, str]], data: Any
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), small_sweep())
