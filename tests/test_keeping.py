@@ -25,7 +25,7 @@ from tests.sweeps import info_of, small_sweep
 
 F, R = "forget.extraction_strength", "retain.extraction_strength"
 KEEPS = ["front", {"keep": "best_k", "k": 2, "by": R}, "all", "none"]
-quick = settings(max_examples=60, deadline=None, derandomize=True)
+quick = settings(max_examples=30, deadline=None, derandomize=True)
 values = st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9])
 states = st.sampled_from(["COMPLETE", "COMPLETE", "COMPLETE", "PRUNED", "FAIL", "missed", "lacks", "earlier"])
 trials = st.lists(st.tuples(values, values, states), max_size=14)
