@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
 from orchestrator.problems import Problem, did_you_mean, problems_of
 from orchestrator.report.scores import direction
 from orchestrator.search.checks import SAME_FOR_ALL, check_search, too_dear, within
+from orchestrator.search.config import floors_of
+from orchestrator.search.constraints import bounds_of
 from orchestrator.tracking.login import check_store
 from orchestrator.tracking.uri import resolve_uri
 from orchestrator.trial_checks import check_benchmark, check_model, check_requests, lacking
@@ -64,20 +66,38 @@ def _check_names(config: SweepConfig, benchmark: Benchmark | None) -> list[Probl
     problems = []
     named_at = {f"objectives.{name}": name for name in config.objectives}
     named_at |= {f"reference_point.{name}": name for name in config.reference_point}
+    named_at |= {"checkpoints.by": config.checkpoints.by} if config.checkpoints.by else {}
     for path, name in named_at.items():
-        wrong = lacking(name, config.trial, benchmark) or too_dear(name, config)
+        wrong = lacking(name, config.trial, benchmark) or (path != "checkpoints.by" and too_dear(name, config)) or ""
         if not wrong and path.startswith("objectives"):
             wrong = _no_objective(name, config)
+        if not wrong and path == "checkpoints.by" and name not in config.objectives:
+            wrong = "" if direction(name) in (LOWER, HIGHER) else _best_elsewhere(name)
         if wrong:
             problems.append(Problem(path, wrong))
     return problems
 
 
+def unmeasured(
+    sweep: SweepConfig, measured: Mapping[Literal["target", "retain"], Mapping[str, float]]
+) -> Iterator[Problem]:
+    """What trials are compared by and the models that are not trials do not have."""
+    compared = {f"objectives.{name}": name for name in sweep.objectives}
+    compared |= {f"scheduler.floors.{name}": name for name in floors_of(sweep.scheduler)}
+    compared |= {f"constraints.{name}": name for name in sweep.constraints}
+    for path, name in compared.items():
+        if name not in measured["target"]:
+            why = f"cannot be measured of the target model, which has {', '.join(measured['target'])}"
+            yield Problem(path, f"{name!r} {why}; choose among those")
+    for name, bound in bounds_of(sweep.constraints).items():
+        if bound.of == "retain" and name in measured["target"] and name not in measured.get("retain", {}):
+            yield Problem(f"constraints.{name}", f"{name!r} is not known of the retain model; write a plain number")
+
+
 def _no_objective(name: str, config: SweepConfig) -> str:
     """Why trials cannot be ordered by a metric in the direction that the file gives; "" where they can."""
     if METRICS[name].better in (AS_RETAIN, "near 0"):
-        best = f"{name!r} is best {METRICS[name].better}, neither low nor high"
-        return f"{best}; take one of privacy.closeness_* or aggregate.privacy, max"
+        return _best_elsewhere(name)
     given, right = config.objectives[name], {LOWER: "min", HIGHER: "max"}.get(direction(name))
     if right not in (None, given):
         return f"{given} is the wrong way: {name!r} is better {direction(name)}; write {right}"
@@ -85,6 +105,11 @@ def _no_objective(name: str, config: SweepConfig) -> str:
         worst = f"{name!r} has no worst value, which hypervolume is measured against"
         return f"{worst}; add one, as in reference_point: {{{name}: 20}}"
     return ""
+
+
+def _best_elsewhere(name: str) -> str:
+    best = f"{name!r} is best {METRICS[name].better}, neither low nor high"
+    return f"{best}; take one of privacy.closeness_* or aggregate.privacy, max"
 
 
 def _check_baselines(config: SweepConfig, *, whole: bool) -> list[Problem]:

@@ -7,11 +7,13 @@ import logging
 import os
 import socket
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import ray
 
 from orchestrator.access import about_token
 from orchestrator.problems import ConfigError, Problem
+from orchestrator.remote import is_url, shown
 from orchestrator.resources import GIB, Resources
 
 ENVIRONMENT = {
@@ -59,6 +61,17 @@ def join() -> None:
     """
     if os.environ.get("RAY_ADDRESS"):
         connect()
+
+
+def require_one_node(folder: Path) -> None:
+    """Raises ConfigError where several nodes would have to write to a URL: what is copied there is on this one."""
+    if not is_url(url := shown(folder)):
+        return
+    join()
+    nodes = sum(bool(node["Alive"]) for node in ray.nodes()) if ray.is_initialized() else 1
+    if nodes > 1:
+        several = f"{url!r} is for sweeps on one node, and this Ray has {nodes}; give a folder that all nodes share"
+        raise ConfigError("--output", [Problem("", several)])
 
 
 def _join(address: str) -> None:

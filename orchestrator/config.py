@@ -10,21 +10,21 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationError
+from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
 from orchestrator.checks import check_sweep
 from orchestrator.events import SweepInfo
+from orchestrator.keeping import Checkpoints
 from orchestrator.problems import ConfigError, Problem, lay_over, problems_of, read_yaml, require_run_folder, secrets_in
 from orchestrator.resources import Resources, spelt_out
 from orchestrator.search.checks import check_file
 from orchestrator.search.config import (
-    BOUND,
     TPE,
+    Bound,
     Budget,
     Confirm,
     Designed,
@@ -44,18 +44,9 @@ from trials.presets import PRESETS
 from trials.registry import METRICS
 from trials.settings import Frozen
 
-_NOT_IDENTITY = ("description", "budget", "resources", "tracking", "warm_start", "confirm")
+_NOT_IDENTITY = ("description", "budget", "resources", "tracking", "checkpoints", "warm_start", "confirm")
 _LONG = {"minimize": "min", "maximize": "max"}
 Direction = Annotated[Literal["min", "max"], BeforeValidator(lambda word: _LONG.get(str(word), word))]
-
-
-def _bound(text: str) -> str:
-    if not re.match(BOUND, text.strip()):
-        raise ValueError(f"{text!r} is no bound; write it as in '>= 0.5 * target', '>= 0.9 * retain' or '<= 0.2'")
-    return text.strip()
-
-
-Bound = Annotated[str, AfterValidator(_bound)]
 
 
 class Tracking(Frozen):
@@ -93,6 +84,7 @@ class SweepConfig(Frozen):
     confirm: Confirm | None = Field(None, description="null: nobody is run again")
     resources: Annotated[Resources, BeforeValidator(spelt_out)] = Resources()
     tracking: Tracking = Tracking()
+    checkpoints: Checkpoints = Checkpoints()
 
     @property
     def search_phases(self) -> tuple[Phase, ...]:
@@ -280,7 +272,8 @@ def _absolute(config: SweepConfig) -> SweepConfig:
 def _measuring(config: SweepConfig) -> SweepConfig:
     """With every metric that the sweep compares trials by among those that a trial measures."""
     metrics = config.trial.evaluation.metrics
-    compared = (*config.objectives, *floors_of(config.scheduler), *config.constraints)
+    compared = [*config.objectives, *floors_of(config.scheduler), *config.constraints]
+    compared += [config.checkpoints.by] if config.checkpoints.by else []
     with contextlib.suppress(ValueError):  # a name that is none is told by the checks
         known = named(metrics)
         more = tuple(name for name in compared if name in METRICS and name not in known)

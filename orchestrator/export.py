@@ -16,9 +16,11 @@ from rich.console import Console
 
 from orchestrator.config import SweepConfig
 from orchestrator.events import Record, SweepInfo
+from orchestrator.housekeeping import run_again
 from orchestrator.ledger import read_events
 from orchestrator.loading import load_any
 from orchestrator.problems import ConfigError, Problem, RunFailed, did_you_mean, require_run_folder
+from orchestrator.remote import fetch
 from orchestrator.report.card import Export, Kind, card
 from orchestrator.report.scores import intervals
 from orchestrator.results.choices import recommended
@@ -89,11 +91,13 @@ def load_pick(folder: Path, pick: str, to: Path) -> Pick:
     place = folder / "trials" / record.trial_id / "checkpoint"
     checkpoint = place / f"{record.epoch:05d}"
     if not (checkpoint / "epoch.json").exists():
+        fetch(folder, checkpoints=record.trial_id)
+    if not (checkpoint / "epoch.json").exists():
         problems.append(Problem("--pick", _gone(sweep, record, place)))
     elif damage := damage_of(checkpoint):
         lost = f"the checkpoint of trial {record.trial_id} is damaged ({damage}), and its model is lost"
-        again = f"unlearn-sweep trial {folder / 'trials' / record.trial_id / 'trial.json'}"
-        problems.append(Problem("--pick", f"{lost}; pick another trial, or run it again with `{again}`"))
+        again = f"pick another trial, or run it again there: `{run_again(place.parent)}`"
+        problems.append(Problem("--pick", f"{lost}; {again}"))
     benchmark, found = check_benchmark(trial)
     problems += [*found, *check_model(trial)]
     if benchmark and not problems:
@@ -185,7 +189,9 @@ def _record(summary: Summary, pick: str, problems: list[Problem]) -> Record | No
 def _gone(sweep: SweepConfig, record: Record, place: Path) -> str:
     """Why there is no checkpoint of a trial, and what to do about it."""
     if record.origin != "earlier":
-        return f"trial {record.trial_id} has no checkpoint in {str(place)!r} any more; pick another, or run it again"
+        rule = f"it was not kept (`checkpoints`: {sweep.checkpoints.keep}), or deleted by hand"
+        again = f"pick another, or run it again there: `{run_again(place.parent)}`"
+        return f"trial {record.trial_id} has no checkpoint in {str(place)!r} any more: {rule}; {again}"
     ran = origin_of(sweep.warm_start, record.fingerprint, record.seed)
     where = f"as trial {ran[1]} of {str(ran[0])!r}; export it from there" if ran else "elsewhere; pick another"
     return f"trial {record.trial_id} was taken over: it ran {where}"

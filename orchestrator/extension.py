@@ -18,7 +18,7 @@ from trials.config import TrialConfig
 from trials.identity import with_digests
 from trials.naming import named
 
-FREE = ("description", "budget", "resources", "tracking", "confirm")
+FREE = ("description", "budget", "resources", "tracking", "checkpoints", "confirm")
 """Settings that may change at any time, whatever ran already."""
 
 Changes = dict[str, tuple[Any, Any]]

@@ -1,11 +1,7 @@
-"""The run folder: made for a sweep, checked to be this sweep's, kept tidy while its trials end."""
+"""The run folder: made for a sweep, and checked to be this sweep's."""
 
 from __future__ import annotations
 
-import csv
-import io
-import logging
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -15,8 +11,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.config import SweepConfig
-from orchestrator.events import Ended, Epoch, Event, Opened, SweepInfo
+from orchestrator.events import Event, Opened, SweepInfo
 from orchestrator.extension import Changes, changes_of, refused
+from orchestrator.housekeeping import restore_tables
 from orchestrator.ledger import Ledger, read_events, write_atomically
 from orchestrator.problems import ConfigError, Problem
 from orchestrator.redaction import redacted
@@ -26,8 +23,6 @@ from trials.benchmarks import Benchmark
 from trials.identity import digest
 
 _ELSEWHERE = "give `name` another value, or --output another folder"
-
-logger = logging.getLogger(__name__)
 
 
 def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: str) -> Ledger:
@@ -72,7 +67,7 @@ def open_folder(folder: Path, sweep: SweepConfig, benchmark: Benchmark, source: 
         versions={name: version(name) for name in ("unlearn-sweep", "torch", "transformers", "peft", "ray", "optuna")},
         created=there.created if there else time.time(),
     )
-    _restore_tables(folder, ledger)
+    restore_tables(folder, ledger)
     ledger.append(Opened(fingerprint=info.fingerprint, changed=changes))
     write_atomically(folder / "sweep.json", info.model_dump_json(indent=1) + "\n")
     if source:
@@ -139,44 +134,6 @@ def resumed_source(folder: Path, settings: Sequence[str]) -> str:
         return ""
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     return text.rstrip("\n") + "\n" * bool(text) + "".join(f"# resume --set {setting}\n" for setting in settings)
-
-
-def keep_house(folder: Path, ledger: Ledger, event: Event) -> None:
-    """When a trial ends: its metrics as a table, and no checkpoint unless it ran to the full budget."""
-    if not isinstance(event, Ended):
-        return
-    try:
-        _keep(folder, ledger, event)
-    except OSError:  # the table can be made again from the ledger, and a listener must not raise
-        logger.warning("trial %s could not be tidied up", event.trial_id, exc_info=True)
-
-
-def _keep(folder: Path, ledger: Ledger, event: Ended) -> None:
-    place = folder / "trials" / event.trial_id
-    if event.state != "COMPLETE":
-        shutil.rmtree(place / "checkpoint", ignore_errors=True)
-    place.mkdir(parents=True, exist_ok=True)
-    write_atomically(place / "metrics.csv", _table(ledger, event.trial_id))
-
-
-def _table(ledger: Ledger, trial_id: str) -> str:
-    """The text of a trial's `metrics.csv`."""
-    epochs = [e for e in ledger.of(trial_id) if isinstance(e, Epoch)]
-    columns = dict.fromkeys(name for epoch in epochs for name in epoch.metrics)
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(["epoch", "seconds", *columns])
-    table.writerows([e.epoch, f"{e.seconds:.3f}", *(e.metrics.get(name) for name in columns)] for e in epochs)
-    return text.getvalue()
-
-
-def _restore_tables(folder: Path, ledger: Ledger) -> None:
-    """Writes tables of ended trials again that are not what the ledger says: nobody reads them back but people."""
-    for record in ledger.records():
-        file, text = folder / "trials" / record.trial_id / "metrics.csv", _table(ledger, record.trial_id)
-        if file.exists() and file.read_bytes() != text.encode():
-            write_atomically(file, text)
-            logger.warning("%s was damaged and is written again", file)
 
 
 def _git_commit() -> str | None:

@@ -15,7 +15,9 @@ from rich.table import Table
 
 from orchestrator.config import SweepConfig
 from orchestrator.events import Ended, Epoch, Event, Record, Suggested, SweepInfo, record_of
-from orchestrator.ledger import History
+from orchestrator.housekeeping import disk_of
+from orchestrator.ledger import History, read_records
+from orchestrator.remote import shown
 from orchestrator.results.front import front_of, hypervolume_of
 from orchestrator.search.spending import Spending
 
@@ -219,7 +221,7 @@ class SweepProgress:
 def show_outcome(outcome: Outcome) -> int:
     """Prints how a sweep came out and where to look; returns the exit code."""
     console = Console(soft_wrap=True, highlight=False)
-    folder = shlex.quote(str(outcome.folder))
+    folder = shlex.quote(shown(outcome.folder))
     report = outcome.report
     objectives = SweepInfo.read(outcome.folder).objectives
     table = Table("trial", "label", title="the front")
@@ -235,6 +237,7 @@ def show_outcome(outcome: Outcome) -> int:
     for cause, count in report.failures.items():
         console.print(f"  {count} failed: {cause}", markup=False)
     console.print(f"report: {outcome.folder / 'report.html'}", markup=False)
+    console.print(str(disk_of(outcome.folder, read_records(outcome.folder))), markup=False)
     if outcome.tracked:
         console.print(f"MLflow: unlearn-sweep ui {shlex.quote(str(outcome.folder.parent))}", markup=False)
         for title, link in outcome.links.items():

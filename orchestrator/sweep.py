@@ -13,7 +13,6 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,20 +20,21 @@ from typing import Any, Literal
 from ray import tune
 from rich.console import Console
 
-from orchestrator.cluster import capacity, connect, disconnect, has_room
+from orchestrator.checks import unmeasured
+from orchestrator.cluster import capacity, connect, disconnect, has_room, require_one_node
 from orchestrator.config import SweepConfig
 from orchestrator.delivery import Delivery, delivery_of
 from orchestrator.events import Anchor, Opened, Resumed
-from orchestrator.folder import keep_house, open_folder
+from orchestrator.folder import open_folder
+from orchestrator.housekeeping import Housekeeping
 from orchestrator.ledger import Ledger
 from orchestrator.measure import jobs_of, measure_front
+from orchestrator.mirror import mirrored
 from orchestrator.placement import place_trials
-from orchestrator.prepare import PrepareError, Which, prepare_models
+from orchestrator.prepare import PrepareError, prepare_models
 from orchestrator.problems import ConfigError, Problem, RunFailed
 from orchestrator.progress import SweepProgress
 from orchestrator.report.report import Report, write_report
-from orchestrator.search.config import floors_of
-from orchestrator.search.constraints import bounds_of
 from orchestrator.search.earlier import is_complete, take_over
 from orchestrator.search.faults import ALIKE, DiskFull, Streaks, says_full
 from orchestrator.search.rungs import Rungs
@@ -88,7 +88,7 @@ def run_sweep(
     Args:
         sweep: The sweep, checked.
         benchmark: Its rows; None fetches them.
-        output: Folder of run folders.
+        output: Folder of run folders; of a URL, what `remote.output_of` makes of it.
         source: The sweep file's text, for the record.
         trial: Something else with the signature of `run_trial`, as a surrogate: no model is then prepared or measured.
         console: Where progress goes.
@@ -104,15 +104,21 @@ def run_sweep(
         except BenchmarkError as error:
             raise ConfigError("benchmark", [Problem(f"trial.benchmark.{error.field}", str(error))]) from None
     folder = output.resolve() / sweep.name
-    ledger = open_folder(folder, sweep, benchmark, source)
-    for path, (old, new) in _changed(ledger).items():
-        console.print(f"changed: {path}: {old} -> {new}", markup=False, highlight=False, soft_wrap=True)
-    with logging_to(folder / "log.txt"):
-        try:
-            return _see_through(sweep, ledger, folder, benchmark, trial, console)
-        finally:
-            disconnect()
-            shutil.rmtree(folder / ".ray", ignore_errors=True)
+    require_one_node(folder)
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    with mirrored(folder, tell):
+        ledger = open_folder(folder, sweep, benchmark, source)
+        for path, (old, new) in _changed(ledger).items():
+            tell(f"changed: {path}: {old} -> {new}")
+        with logging_to(folder / "log.txt"):
+            try:
+                return _see_through(sweep, ledger, folder, benchmark, trial, console)
+            finally:
+                disconnect()
+                shutil.rmtree(folder / ".ray", ignore_errors=True)
 
 
 def _see_through(
@@ -127,7 +133,8 @@ def _see_through(
     digests, rows = sweep.digests(benchmark), benchmark.digest()
     tracker = Tracker(folder)
     ledger.listen(tracker)
-    ledger.listen(lambda event: keep_house(folder, ledger, event))
+    house = Housekeeping(folder, sweep, ledger)
+    ledger.listen(house)
     ended: Literal["finished", "interrupted", "stopped"] = "finished"
     broken: str | None = None
     try:
@@ -152,6 +159,8 @@ def _see_through(
                     raise
                 if trial is None and not broken:
                     measure_front(sweep, ledger, folder, console, delivery=delivery)
+        if not broken:
+            house.settle()
     except KeyboardInterrupt:
         ended = "interrupted"
     finally:
@@ -177,26 +186,12 @@ def _anchors(sweep: SweepConfig, ledger: Ledger, data: str, console: Console) ->
         measured = prepare_models(sweep.trial, data, console)
     except PrepareError as error:
         raise ConfigError("models", [Problem("trial.model", str(error))]) from None
-    if problems := list(_unmeasured(sweep, measured)):
+    if problems := list(unmeasured(sweep, measured)):
         raise ConfigError(sweep.name, problems)
     there = ledger.anchors()
     for name, metrics in measured.items():
         if metrics.keys() - there.get(name, {}).keys():  # more, where `evaluation.front` was extended
             ledger.append(Anchor(name=name, metrics=metrics))
-
-
-def _unmeasured(sweep: SweepConfig, measured: Mapping[Which, Mapping[str, float]]) -> Iterator[Problem]:
-    """What trials are compared by and the models that are not trials do not have."""
-    compared = {f"objectives.{name}": name for name in sweep.objectives}
-    compared |= {f"scheduler.floors.{name}": name for name in floors_of(sweep.scheduler)}
-    compared |= {f"constraints.{name}": name for name in sweep.constraints}
-    for path, name in compared.items():
-        if name not in measured["target"]:
-            why = f"cannot be measured of the target model, which has {', '.join(measured['target'])}"
-            yield Problem(path, f"{name!r} {why}; choose among those")
-    for name, bound in bounds_of(sweep.constraints).items():
-        if bound.of == "retain" and name in measured["target"] and name not in measured.get("retain", {}):
-            yield Problem(f"constraints.{name}", f"{name!r} is not known of the retain model; write a plain number")
 
 
 def _run_rounds(

@@ -24,8 +24,26 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="a setting over the file's, as in trial.epochs=5", metavar="PATH=VALUE"),
 ]
-Output = Annotated[Path, typer.Option("--output", help="folder of run folders", metavar="DIR")]
-Folder = Annotated[Path, typer.Argument(help="run folder, as in runs/smoke", metavar="RUN_FOLDER")]
+
+
+def _output(text: str | Path) -> Path:
+    from orchestrator.remote import output_of
+
+    return output_of(str(text))
+
+
+def _folder(text: str | Path) -> Path:
+    from orchestrator.remote import folder_of
+
+    return folder_of(str(text))
+
+
+Output = Annotated[
+    Path, typer.Option("--output", parser=_output, help="folder of run folders, or URL, as in s3://..", metavar="DIR")
+]
+Folder = Annotated[
+    Path, typer.Argument(parser=_folder, help="run folder, as in runs/smoke, or its URL", metavar="RUN_FOLDER")
+]
 
 
 def _version(wanted: bool) -> None:

@@ -21,6 +21,8 @@ def report(folder: Folder) -> None:
 
     require_run_folder(folder)
 
+    from orchestrator.housekeeping import disk_of
+    from orchestrator.ledger import read_records
     from orchestrator.report.report import write_report
     from orchestrator.tracking.ui import UI, ui_links
     from orchestrator.tracking.uri import TrackingError
@@ -30,6 +32,7 @@ def report(folder: Folder) -> None:
         links = ui_links(folder, UI)
     write_report(folder, links)
     typer.echo(folder / "report.html")
+    typer.echo(disk_of(folder, read_records(folder)))
 
 
 @app.command()

@@ -49,11 +49,11 @@ LAYERS = {
         ),
         ("problems session importing.names importing.values report.scores results.front search.config tracking.uri"),
         (
-            "trial_checks importing.formats rehearsal.anytime report.weight_profiles results.effort "
-            "results.evidence results.importance search.constraints tracking.client"
+            "remote trial_checks importing.formats rehearsal.anytime report.weight_profiles results.effort "
+            "keeping results.evidence results.importance search.constraints tracking.client"
         ),
         "search.designs search.spending tracking.login",
-        "results.attainment search.checks search.earlier",
+        "mirror results.attainment search.checks search.earlier",
         "checks importing.joint report.phrasing results.choices results.compare results.effects",
         "results.published",
         # what a sweep is
@@ -61,7 +61,7 @@ LAYERS = {
             "config prepare standalone importing.mapping importing.merging report.card report.compare_words "
             "results.findings"
         ),
-        "extension submission rehearsal.curves search.observations",
+        "extension housekeeping submission rehearsal.curves search.observations",
         (
             "cluster delivery folder jobs progress reference.design_space reference.metric_families "
             "reference.sweep_file rehearsal.curve_files report.figures search.faults search.rungs"
@@ -213,6 +213,7 @@ EXTERNAL: dict[str, dict[str, str]] = {
         "top": "orchestrator.safe_yaml orchestrator.report.phrasing orchestrator.report.card "
         "orchestrator.importing.formats orchestrator.importing.sweep_file"
     },
+    "fsspec": {"in functions": "orchestrator.remote"},
     "platformdirs": {"top": "trials.identity"},
     "psutil": {"top": "orchestrator.doctor"},
     "pyarrow": {"in functions": "orchestrator.rehearsal.curve_files"},

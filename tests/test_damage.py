@@ -13,7 +13,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from orchestrator.events import Ended, Epoch, Suggested, SweepInfo
-from orchestrator.folder import keep_house, open_folder
+from orchestrator.folder import open_folder
+from orchestrator.housekeeping import Housekeeping
 from orchestrator.ledger import Ledger, read_events, read_records
 from orchestrator.problems import ConfigError, require_run_folder
 from orchestrator.results.front import front_of
@@ -154,7 +155,7 @@ def test_a_damaged_table_of_a_trial_is_written_again(folder: Path, caplog: pytes
     sweep = small_sweep()
     benchmark = load_benchmark(sweep.trial.benchmark)
     ledger = open_folder(folder / "small", sweep, benchmark, "")
-    ledger.listen(lambda event: keep_house(folder / "small", ledger, event))
+    ledger.listen(Housekeeping(folder / "small", sweep, ledger))
     ledger.append(Suggested(trial_id="00000", number=0, label=None, params={}, config={}, fingerprint="f", seed=0))
     ledger.append(Epoch(trial_id="00000", epoch=1, metrics={"forget.nll": 1.0}, seconds=1.0))
     ledger.append(Ended(trial_id="00000", state="COMPLETE", epoch=1))

@@ -231,9 +231,25 @@ def test_the_knee_is_picked_unless_a_trial_is_named(ended: Run, cli: Cli) -> Non
     code, _, err = cli("export", ended.folder, "--to", "out")
     assert code == 2
     assert f"--pick: trial {better} has no checkpoint in " in err
-    assert "any more; pick another, or run it again" in err
+    assert f"any more: it was not kept (`checkpoints`: front), or deleted by hand; {again(ended, better)}" in err
     assert cli("export", ended.folder, "--pick", "00000", "--to", "out")[0] == 0
     assert f"better are {better}" in Path("out/README.md").read_text("utf-8")
+
+
+def again(run: Run, trial_id: str) -> str:
+    place = run.folder / "trials" / trial_id
+    return f"pick another, or run it again there: `unlearn-sweep trial {place}/trial.json --folder {place}`"
+
+
+def test_a_checkpoint_that_was_not_kept_is_made_again_where_the_message_says(ended: Run, cli: Cli) -> None:
+    place = ended.folder / "trials" / "00000"
+    (place / "trial.json").write_text(ended.sweep.trial.model_dump_json())
+    shutil.rmtree(place / "checkpoint")
+    code, _, err = cli("export", ended.folder, "--pick", "00000", "--to", "out")
+    assert code == 2
+    assert again(ended, "00000") in err
+    assert cli("trial", place / "trial.json", "--folder", place)[0] == 0
+    assert cli("export", ended.folder, "--pick", "00000", "--to", "out")[0] == 0
 
 
 def test_without_a_front_there_is_no_knee(llama: Path, tmp_path: Path, cli: Cli) -> None:
@@ -289,7 +305,7 @@ def test_a_damaged_checkpoint_is_told_before_anything_is_loaded(ended: Run, cli:
     place.write_bytes(whole)
     assert (code, out) == (2, "")
     assert "the checkpoint of trial 00000 is damaged (model.safetensors has " in err
-    assert "and its model is lost; pick another trial, or run it again with `unlearn-sweep trial " in err
+    assert "and its model is lost; pick another trial, or run it again there: `unlearn-sweep trial " in err
 
 
 def test_a_model_that_does_not_score_as_recorded_is_not_exported(ended: Run, cli: Cli) -> None:

@@ -210,7 +210,9 @@ def test_results_that_are_not_one_plain_model_measure_the_same_too(
 
 
 def test_a_trial_without_a_whole_checkpoint_cannot_be_measured_again(llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrialFailed, match="holds no whole checkpoint; only trials at full budget keep theirs"):
+    with pytest.raises(
+        TrialFailed, match=r"holds no whole checkpoint: .*; `unlearn-sweep trial .*trial.json --folder "
+    ):
         measure_again(tiny.trial(llama), tmp_path, ["forget.nll"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,7 +32,10 @@ def measure_again(config: TrialConfig, checkpoint: Path, names: Iterable[str]) -
     """
     place = latest_checkpoint(checkpoint)
     if place is None:
-        raise TrialFailed(f"{str(checkpoint)!r} holds no whole checkpoint; only trials at full budget keep theirs")
+        none = f"{str(checkpoint)!r} holds no whole checkpoint: it was not kept (`checkpoints`), or deleted by hand"
+        trial = checkpoint.parent
+        again = shlex.join(["unlearn-sweep", "trial", str(trial / "trial.json"), "--folder", str(trial)])
+        raise TrialFailed(f"{none}; `{again}` makes it again")
     if damage := damage_of(place):
         raise TrialFailed(f"checkpoint {str(place)!r} is damaged ({damage}): the trial's model is lost")
     benchmark = load_benchmark(config.benchmark)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from trials.settings import Frozen
 from trials.sources import Seed
@@ -150,6 +151,15 @@ class NoScheduler(Frozen):
 Scheduler = Annotated[ParetoASHA | ASHA | Median | NoScheduler, Field(discriminator="type")]
 
 BOUND = r"^(>=|<=) *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?( *\* *(target|retain))?$"
+
+
+def _bound(text: str) -> str:
+    if not re.match(BOUND, text.strip()):
+        raise ValueError(f"{text!r} is no bound; write it as in '>= 0.5 * target', '>= 0.9 * retain' or '<= 0.2'")
+    return text.strip()
+
+
+Bound = Annotated[str, AfterValidator(_bound)]
 
 
 # -- what it may cost, and what is made sure ---------------------------------------------------------------------------
