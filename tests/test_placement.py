@@ -227,6 +227,7 @@ def test_a_whole_sweep_is_packed_once_and_goes_on_as_it_was(tmp_path: Path) -> N
 def test_the_smoke_sweep_measures_a_real_trial(tmp_path: Path) -> None:
     overrides = ["resources=auto", "budget.trials=1", "baselines=[]", "trial.epochs=1", "scheduler={type: none}"]
     overrides += ["trial.model.tiny.epochs=1", "trial.benchmark.authors=4", "trial.benchmark.forget_authors=1"]
+    overrides += ["trial.benchmark.retain_pool=14"]
     sweep, benchmark = load_sweep("smoke", overrides, output=tmp_path)
     said = io.StringIO()
     outcome = run_sweep(sweep, benchmark, output=tmp_path, console=Console(file=said, width=200))
