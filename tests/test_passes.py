@@ -394,3 +394,15 @@ def test_rmu_takes_a_quarter_of_the_depth_rounded_up_unless_told_and_refuses_wha
     assert Passes(named, deep, deep.reference).layer == layers
     with pytest.raises(TrialFailed, match=f"layer {layers + 1} is more than the model's {layers} layers; lower it"):
         Passes(tiny.trial(llama, loss={"criterion": {**rmu, "layer": layers + 1}}), deep, deep.reference)
+
+
+def test_the_reference_model_sees_the_forget_rows_once_in_a_worker(llama: Path, warm: Workspace) -> None:
+    fresh, passed = replace(warm, reference_ce=[]), list[int]()
+    handle = warm.reference.register_forward_pre_hook(lambda *_: passed.append(1))
+    first = Passes(config_of("npo", llama), fresh, warm.working)
+    seen = len(passed)
+    second = Passes(config_of("dpo", llama), fresh, warm.working)
+    handle.remove()
+    assert seen > 0
+    assert len(passed) == seen
+    assert [ce.tolist() for ce in second.reference_ce] == [ce.tolist() for ce in first.reference_ce]

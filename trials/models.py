@@ -131,6 +131,8 @@ class Workspace:
     working: PreTrainedModel
     logs: dict[str, References] = field(default_factory=dict)
     """Settings of evaluation -> logs of the target and retain model, once they were read."""
+    reference_ce: list[torch.Tensor] = field(default_factory=list)
+    """Cross-entropies of the reference model on each forget row, once a loss has asked for them."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -23,7 +23,10 @@ class Optimiser:
         half = any(parameter.dtype != torch.float32 for parameter in self.parameters)
         self.masters = [p.detach().float().clone() for p in self.parameters] if half else self.parameters
         self.masks: Sequence[Tensor] = ()
-        self.adam = torch.optim.AdamW(self.masters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        self._fused = all(master.is_cuda for master in self.masters) or None
+        self.adam = torch.optim.AdamW(
+            self.masters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=self._fused
+        )
 
     @torch.no_grad()
     def step(self, step: int) -> None:
@@ -61,7 +64,7 @@ class Optimiser:
         for index, master in enumerate(self.masters):
             if f"{index}.step" in tensors:  # a parameter that never had a gradient has no state
                 self.adam.state[master] = {
-                    name: tensors[f"{index}.{name}"].to("cpu" if name == "step" else master.device)
+                    name: tensors[f"{index}.{name}"].to("cpu" if name == "step" and not self._fused else master.device)
                     for name in ("step", "exp_avg", "exp_avg_sq")
                 }
             if f"{index}.master" in tensors:

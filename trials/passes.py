@@ -65,8 +65,10 @@ class Passes:
         self.needs = config.loss.needs
         self.reference_ce: list[Tensor] = []
         if "reference" in self.needs:
-            answers = score(warm.reference, self.forget, padding=warm.padding, device=warm.device)
-            self.reference_ce = [torch.from_numpy(answer.ce).float() for answer in answers]
+            if not warm.reference_ce:  # the same for all trials of a worker
+                answers = score(warm.reference, self.forget, padding=warm.padding, device=warm.device)
+                warm.reference_ce.extend(torch.from_numpy(answer.ce).float() for answer in answers)
+            self.reference_ce = warm.reference_ce
         self.important: list[Tensor] = []
         if "annotations" in self.needs:
             self.important = _important(warm)
