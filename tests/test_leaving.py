@@ -15,6 +15,9 @@ from orchestrator.tracking.tracker import sync
 from tests import clusters
 from tests.clusters import cluster, cluster_sweep, ended, waited
 
+FOUR = {"concurrent": 4}
+"""Slots of two nodes: else a sweep counts those of nodes that have joined when it begins."""
+
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
@@ -22,7 +25,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 def test_on_a_node_that_is_to_be_taken_away_trials_go_on_to_the_end_and_none_begins(
     tmp_path: Path, notice: str
 ) -> None:
-    sweep, folder = cluster_sweep(12, resources={"cpu": 1, "gpu": 0.25, "losses": 1, "retries": 0}), tmp_path / "small"
+    changes = {"budget": FOUR | {"trials": 12}, "resources": {"cpu": 1, "gpu": 0.25, "losses": 1, "retries": 0}}
+    sweep, folder = cluster_sweep(**changes), tmp_path / "small"
     with cluster(tmp_path, nodes=1, seconds=0.05) as here:
         here.add_node(RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="120")
         clusters.hold(folder, 0)
@@ -57,7 +61,7 @@ def test_on_a_node_that_is_to_be_taken_away_trials_go_on_to_the_end_and_none_beg
 
 
 def test_after_the_loss_of_the_head_another_cluster_finishes_the_sweep(tmp_path: Path) -> None:
-    sweep, folder = cluster_sweep(8), tmp_path / "small"
+    sweep, folder = cluster_sweep(budget=FOUR | {"trials": 8}), tmp_path / "small"
     with cluster(tmp_path, nodes=2, seconds=0.05) as here:
         clusters.hold(folder, 0)
         here.start_driver(sweep, "held")

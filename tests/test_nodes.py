@@ -39,7 +39,7 @@ def test_files_of_the_driver_reach_each_node_once(tmp_path: Path, tofu_folder: P
     shutil.copytree(tofu_folder, home / "tofu")
     model = tiny.saved_model(home / "model")
     sweep = cluster_sweep(
-        10,
+        budget={"trials": 10, "concurrent": 4},
         trial={
             "epochs": 8,
             "benchmark": {"type": "tofu", "path": "~/tofu", "split": "forget05", "retain_eval": 20},
@@ -71,7 +71,7 @@ def test_files_of_the_driver_reach_each_node_once(tmp_path: Path, tofu_folder: P
 def test_the_tiny_model_and_its_logs_that_the_driver_made_are_used_on_every_node(tmp_path: Path) -> None:
     trial = tiny.trial(tmp_path, model=ModelConfig(tiny=tiny.TINY, device="cpu").model_dump(mode="json"))
     sweep = cluster_sweep(
-        4,
+        budget={"trials": 4, "concurrent": 4},
         trial=trial.model_dump(mode="json"),
         space={"optim.lr": {"choice": [1e-3, 2e-3, 3e-3, 4e-3]}},
         sampler={"type": "grid"},
