@@ -284,7 +284,7 @@ def cluster() -> Iterator[None]:
     disconnect()
 
 
-def task(job: Job, threads: int) -> tuple[Measured, str]:
+def task(job: Job, threads: int, delivery: object) -> tuple[Measured, str]:
     """What Ray runs, without a model: by the number of the trial it dies, breaks, or is well."""
     number = int(job.trial_id) % 3
     if number == 0:
