@@ -128,9 +128,9 @@ class Resumed(_Line):
 
     event: Literal["resumed"] = "resumed"
     at: float = Field(default_factory=time.time)
-    trial_id: str
+    trial_id: TrialId
     why: Why
-    cause: str
+    cause: Failure
     changed: dict[str, Any] = {}
 
 

@@ -27,7 +27,7 @@ from orchestrator.results.choices import recommended
 from orchestrator.results.front import Summary, summarise
 from orchestrator.search.earlier import origin_of
 from orchestrator.trial_checks import check_benchmark, check_model
-from search_spaces.space import get_path
+from search_spaces.space import get_path, with_paths
 from trials.benchmarks import Benchmark, BenchmarkError, load_benchmark
 from trials.checkpoints import damage_of
 from trials.config import TrialConfig
@@ -84,7 +84,8 @@ def load_pick(folder: Path, pick: str, to: Path) -> Pick:
     record = _record(summary, pick, problems)
     if record is None:
         raise ConfigError(str(folder), problems)
-    trial = TrialConfig.model_validate(summary.suggested[record.trial_id].config)
+    begun = summary.suggested[record.trial_id].config
+    trial = TrialConfig.model_validate(with_paths(begun, record.changed) if record.changed else begun)
     if isinstance(trial.loss.criterion, ULD):
         two = "uld subtracts an assistant's logits from the target model's: two models, which no such folder can hold"
         problems.append(Problem("--pick", f"trial {record.trial_id}: {two}; pick another trial"))

@@ -27,6 +27,7 @@ from orchestrator.events import Measured, Suggested, finite
 from orchestrator.ledger import Ledger
 from orchestrator.problems import RunFailed
 from orchestrator.results.front import front_of
+from orchestrator.search.faults import settings
 from trials.config import TrialConfig
 from trials.logs import EvalLog
 from trials.naming import named
@@ -61,7 +62,7 @@ def jobs_of(sweep: SweepConfig, ledger: Ledger, folder: Path) -> list[Job]:
     """
     wanted = named(sweep.trial.evaluation.front)
     done = {event.trial_id for event in ledger.events if isinstance(event, Measured) and event.failure is None}
-    configs = {event.trial_id: event.config for event in ledger.events if isinstance(event, Suggested)}
+    configs = {event.trial_id: settings(event, ledger) for event in ledger.events if isinstance(event, Suggested)}
     found = []
     for record in front_of(ledger.records(), sweep.objectives):
         names = [name for name in wanted if name not in record.metrics]

@@ -70,11 +70,11 @@ class Mirror:
         self._folder, self._remote = folder, remote
         self._there: dict[str, State] | None = None  # name -> size and time of what was sent
         self._wake, self._stop = threading.Event(), threading.Event()
-        self._failures, self._refreshed = 0, time.monotonic()
-        self._why = ""
-        self._taken = False
+        self._failures, self._why = 0, ""
+        self._taken, self._done = False, threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._keep_lock, name="mirror's lock", daemon=True).start()
 
     def finish(self, timeout: float) -> str:
         """Sends the rest and gives the lock back.
@@ -95,8 +95,28 @@ class Mirror:
         why = self._why or ("it takes longer than a minute" if self._thread.is_alive() else "")
         return f"{len(left)} files are not there yet ({why})" if left else ""
 
+    def _keep_lock(self) -> None:
+        """Says that this driver is at work, however long an upload takes; ends the uploads where another has it."""
+        while not self._done.wait(REFRESH):
+            with contextlib.suppress(Exception):  # a store that is away is told of where files are sent
+                if self._is_lost():
+                    return
+                self._remote.refresh(self._folder.name)
+
+    def _is_lost(self) -> bool:
+        if not self._taken and self._remote.lost(self._folder.name):
+            self._taken = True
+            _LOG.error("another driver has taken %s over: nothing more is sent there", self._remote.url)
+        return self._taken
+
     def _run(self) -> None:
-        while True:
+        try:
+            self._look_until_stopped()
+        finally:
+            self._done.set()
+
+    def _look_until_stopped(self) -> None:
+        while not self._taken:
             stopping, began = self._stop.is_set(), time.monotonic()
             try:
                 self._send()
@@ -108,32 +128,29 @@ class Mirror:
                 self._why = " ".join(redacted(str(error) or type(error).__name__).split())[:300]
                 if self._failures == PATIENCE:
                     _LOG.warning("%s is not to be written (%s); trying again", self._remote.url, self._why)
-            if stopping or self._taken:
+            if stopping:
                 return
             took = time.monotonic() - began
             self._wake.wait(min(2.0**self._failures, LONGEST_PAUSE) if self._failures else max(INTERVAL, took))
 
     def _send(self) -> None:
         """One look: new and changed files, in their order, then what is gone."""
-        if time.monotonic() - self._refreshed > REFRESH:
-            if self._remote.lost(self._folder.name):
-                self._taken = True
-                _LOG.error("another driver has taken %s over: nothing more is sent there", self._remote.url)
-                return
-            self._remote.refresh(self._folder.name)
-            self._refreshed = time.monotonic()
+        if self._is_lost():
+            return
         if self._there is None:
             sent = sent_of(self._folder)
             self._there = {name: sent.get(name, (-1, 0)) for name in self._remote.names(self._folder.name)}
         before = dict(self._there)
         found = _files(self._folder)
+        if LEDGER not in found and LEDGER in before:
+            raise FileNotFoundError(f"{self._folder} is not there any more")  # the folder has gone, not what was in it
         for name in sorted(found, key=_order):
             if name.endswith(SUMS):
                 self._put(LEDGER)
             self._put(name)
         self._put(LEDGER)
         for name in [name for name in self._there if name not in found]:
-            if not (self._folder / name).exists():
+            if not (self._folder / name).exists() and not self._taken:
                 self._remote.delete(f"{self._folder.name}/{name}")
                 del self._there[name]
         if self._there != before:
@@ -145,7 +162,7 @@ class Mirror:
         file = self._folder / name
         try:
             state = state_of(file)
-            if self._there.get(name) == state:
+            if self._there.get(name) == state or self._taken:
                 return
             if name == LEDGER:
                 lines = file.read_bytes()

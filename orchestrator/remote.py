@@ -50,10 +50,13 @@ class Remote:
 
     def names(self, run: str) -> dict[str, int]:
         """Name in the run folder -> bytes, of all its objects but the lock."""
-        place = f"{self.root}/{run}"
-        found = self.fs.find(place, detail=True)
-        sizes = {path.removeprefix(f"{place}/"): int(about["size"] or 0) for path, about in found.items()}
-        return {name: size for name, size in sizes.items() if name != LOCK and not name.endswith("/")}
+        place, found = f"{self.root}/{run}/", {}
+        for path, about in self.fs.find(f"{self.root}/{run}", detail=True).items():
+            name = path.removeprefix(place)
+            # Files inside only: an object's name may hold `..` or begin with `/`. Hidden ones are never sent.
+            if name != LOCK and all(part and part[0] != "." for part in name.split("/")):
+                found[name] = int(about["size"] or 0)
+        return found
 
     def read(self, name: str) -> bytes | None:
         """An object; None where there is none."""
@@ -105,8 +108,8 @@ class Remote:
         self.fs.pipe_file(f"{self.root}/{run}/{LOCK}", json.dumps(mine).encode(), mode=mode)
 
     def lost(self, run: str) -> bool:
-        """Whether another driver has taken the run folder: this one was silent for too long."""
-        return bool(self._lock(run).get("id", self._id) != self._id)
+        """Whether the run folder is no longer this driver's: it was silent for too long, and another took it."""
+        return bool(self._lock(run).get("id") != self._id)
 
     def leave(self, run: str) -> None:
         """Gives the lock back."""
@@ -134,10 +137,8 @@ class Remote:
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
+    except OSError as error:  # another user's process may not be sent anything
+        return not isinstance(error, ProcessLookupError)
     return True
 
 

@@ -36,7 +36,7 @@ from orchestrator.problems import ConfigError, Problem, RunFailed
 from orchestrator.progress import SweepProgress
 from orchestrator.report.report import Report, write_report
 from orchestrator.search.earlier import is_complete, take_over
-from orchestrator.search.faults import ALIKE, DiskFull, Streaks, says_full
+from orchestrator.search.faults import ALIKE, DiskFull, Streaks, says_full, telling_full
 from orchestrator.search.rungs import Rungs
 from orchestrator.search.schedulers import RungScheduler
 from orchestrator.search.study import StudySearcher
@@ -109,7 +109,7 @@ def run_sweep(
     def tell(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    with mirrored(folder, tell):
+    with mirrored(folder, tell), telling_full(folder):
         ledger = open_folder(folder, sweep, benchmark, source)
         for path, (old, new) in _changed(ledger).items():
             tell(f"changed: {path}: {old} -> {new}")

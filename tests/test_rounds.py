@@ -19,6 +19,9 @@ from orchestrator.search.study import StudySearcher
 from tests.simulate import drive
 from tests.sweeps import small_sweep
 
+NOTHING: Any = (None, None)
+"""No trial function but the real one, which never runs here, and no delivery."""
+
 
 class FakeTuner:
     """Ray as the loop sees it: runs trials, and may raise while some are running."""
@@ -41,7 +44,7 @@ def run_rounds(
     monkeypatch.setattr(module, "_tuner", tuner)
     monkeypatch.setattr(module, "capacity", lambda resources: workers)
     ledger = Ledger(folder)
-    module._run_rounds(small_sweep(), ledger, folder, ("data", "model"), None, Console(quiet=True))
+    module._run_rounds(small_sweep(), ledger, folder, ("data", "model"), NOTHING, Console(quiet=True))
     return ledger
 
 
@@ -99,7 +102,7 @@ def test_a_run_that_ends_with_nothing_running_is_not_tried_for_ever(
     monkeypatch.setattr(module, "_tuner", lambda *_: Broken())
     monkeypatch.setattr(module, "capacity", lambda resources: 1)
     with pytest.raises(RunFailed, match="no Ray here"):
-        module._run_rounds(small_sweep(), Ledger(tmp_path), tmp_path, ("d", "m"), None, Console(quiet=True))
+        module._run_rounds(small_sweep(), Ledger(tmp_path), tmp_path, ("d", "m"), NOTHING, Console(quiet=True))
 
 
 # -- models that are not trials ----------------------------------------------------------------------------------------

@@ -81,7 +81,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_stops_the_sweep_and_resume_finishes_it_once_there_is_space(small_disk: Path) -> None:
-    sweep = small_sweep(budget={"trials": 12, "concurrent": 2}, scheduler={"type": "none"}, baselines=[])
+    changes = {"scheduler": {"type": "none"}, "baselines": [], "checkpoints": "all"}
+    sweep = small_sweep(budget={"trials": 12, "concurrent": 2}, **changes)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(16 * 2**20))
     with pytest.raises(RunFailed, match=r"nothing more can be written: .*No space left on device") as caught:

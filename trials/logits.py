@@ -93,7 +93,7 @@ def linear_head(model: torch.nn.Module, batch: Batch) -> torch.nn.Linear | None:
     if isinstance(model, LogitDifference):
         return None
     head = model.get_output_embeddings()  # type: ignore[operator]
-    if type(head) is not torch.nn.Linear:
+    if type(head) is not torch.nn.Linear or (head not in _LINEAR and not batch.answer_BT[0].any()):
         return None
     if head not in _LINEAR:
         _LINEAR[head] = _is_linear(model, head, batch)

@@ -11,6 +11,7 @@ the sweep runs them again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -19,7 +20,7 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from typing import Any, Literal
 from orchestrator.events import Ended, Resumed, Suggested
 from orchestrator.ledger import History
 from orchestrator.problems import RunFailed
+from orchestrator.redaction import redacted
 from orchestrator.resources import Resources
 from search_spaces.space import with_paths
 from trials.config import TrialConfig
@@ -66,6 +68,17 @@ class DiskFull(RunFailed):
         )
 
 
+@contextlib.contextmanager
+def telling_full(place: object) -> Iterator[None]:
+    """A full disk, wherever the driver meets it, is a `DiskFull`."""
+    try:
+        yield
+    except OSError as error:
+        if not says_full(str(error)):
+            raise
+        raise DiskFull(place, str(error)) from error
+
+
 def says_full(text: str) -> str | None:
     """The first line of an error's text that says that a disk is full; None where none does."""
     return next((line.strip() for line in text.splitlines() if any(word in line for word in FULL)), None)
@@ -83,7 +96,7 @@ def fault_of(text: str) -> Fault:
             return Fault("node", "its node was lost")
         if not lines or "actor died" in text or "ActorDied" in text or "is unavailable" in text:
             return LOST
-    return Fault("error", lines[-1][:500])
+    return Fault("error", redacted(lines[-1])[:500])
 
 
 def settings(event: Suggested, history: History) -> dict[str, Any]:
