@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -128,7 +129,9 @@ def main() -> None:
                 run(Path(place), notes, given, seconds)
                 ray.shutdown()
                 found = overhead(notes, given.workers)
-            print(f"{seconds:g}-second trials, {name}: {100 * found:.1f} % on top", flush=True)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            says = f"{100 * found:.1f} % on top; this process had {peak:.0f} MiB at the most"
+            print(f"{seconds:g}-second trials, {name}: {says}", flush=True)
 
 
 if __name__ == "__main__":
