@@ -75,7 +75,7 @@ def difference(case: tuple[int, int, int, str, str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=2048, help="answer tokens of a micro-batch")
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -122,6 +122,7 @@ class Mirror:
                 self._send()
                 self._failures, self._why = 0, ""
                 if stopping:
+                    self._done.set()  # a lock that is given back is neither refreshed nor missed
                     self._remote.leave(self._folder.name)
             except Exception as error:  # whatever it is, it is not worth the sweep
                 self._failures += 1
