@@ -27,12 +27,13 @@ LAYERS = {
         "benchmarks losses optimiser",
         "muse wmdp encoding forget",
         "material logits",  # a benchmark as token ids, and what a model makes of them
-        "models",
+        "models asking adapters",
         "target attribution generate scoring gradients robustness similarity",
-        "passes evaluate",
+        "passes evaluate shared_scoring",
         "references",
         "measuring",
         "unlearn",  # one trial, run
+        "packing",  # several, run together
     ],
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
@@ -132,6 +133,10 @@ _TORCH = (
     "target",
     "material",
     "logits",
+    "asking",
+    "adapters",
+    "shared_scoring",
+    "packing",
     "generate",
     "scoring",
     "gradients",

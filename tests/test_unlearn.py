@@ -386,7 +386,7 @@ def test_a_metric_that_is_not_finite_ends_the_trial(
 
 
 @pytest.mark.parametrize(
-    "where", ["passes.answer_ce", "passes.score", "evaluate.score", "unlearn.save_file", "unlearn.wagle_masks"]
+    "where", ["asking.answer_ce", "passes.score", "evaluate.score", "unlearn.save_file", "unlearn.wagle_masks"]
 )
 def test_running_out_of_memory_is_a_result_wherever_it_happens(
     where: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -418,7 +418,7 @@ def test_memory_that_runs_out_is_told_from_a_broken_device(
         raise RuntimeError(said)
 
     config = tiny.trial(llama)
-    monkeypatch.setattr("trials.passes.answer_ce", fail)
+    monkeypatch.setattr("trials.asking.answer_ce", fail)
     with pytest.raises(result, match=re.escape(said)):
         run(config, tmp_path)
 
