@@ -136,8 +136,11 @@ def why_not(adapted: Any) -> str | None:
     from peft.tuners.lora.layer import Linear  # slow to import, and full fine-tuning does without
 
     settings = adapted.get_base_model().config.get_text_config().to_dict()
-    drawn = [name for name, value in settings.items() if "drop" in name and isinstance(value, float) and value > 0]
-    if drawn or any(isinstance(each, torch.nn.Dropout) and each.p > 0 for each in adapted.modules()):
+    # Of attention it is a setting and no module; `classifier_dropout` is of models with another head.
+    drawn = [value for name, value in settings.items() if "drop" in name and "classifier" not in name]
+    if any(isinstance(value, float) and value > 0 for value in drawn) or any(
+        isinstance(each, torch.nn.Dropout) and each.p > 0 for each in adapted.modules()
+    ):
         return "dropout draws numbers, and what is drawn would depend on who else is there"
     for place, layer in _lora_layers(adapted).items():
         if type(layer) is not Linear or not isinstance(layer.base_layer, torch.nn.Linear | Conv1D):
