@@ -1,8 +1,9 @@
 """Trials of a pack against one after the other: LoRA trials of one target model, whole epochs with evaluation.
 
 For each k the same k trials run one by one and then as a pack; both give the same metrics, which is checked. What is
-timed is their epochs, not the start of a process or the making of adapters. On the CPU the model is the embedded one,
-untrained; on a GPU it has the shape of a model of that size, with random weights.
+timed is their epochs with checkpoints, not the start of a process or the making of adapters. On the CPU the model is
+the embedded one, untrained, and time is that of the processor on one thread: other work beside it does not count. On a
+GPU the model has the shape of one of that size, with random weights, and time is wall time.
 
     python benchmarks/pack.py --k 1 2 4 8 16
     python benchmarks/pack.py --device cuda --model 1B
@@ -28,7 +29,7 @@ from trials.packing import Pack
 from trials.result import TrialFailed
 from trials.sources import AuthorsConfig
 from trials.target import train_tokenizer
-from trials.unlearn import run_trial
+from trials.unlearn import Trial
 
 SHAPES = {
     "tiny": (96, 2, 4, 256, 1536),
@@ -79,13 +80,23 @@ def trial(folder: Path, options: argparse.Namespace, seed: int) -> TrialConfig:
     )
 
 
+def clock(config: TrialConfig) -> float:
+    """Seconds."""
+    return time.process_time() if config.model.device == "cpu" else time.perf_counter()
+
+
 def one_by_one(configs: list[TrialConfig], folder: Path) -> tuple[float, list[dict[str, float]]]:
     """Seconds of all epochs, and each trial's last metrics."""
-    seconds, ends = 0.0, []
+    warm, seconds, ends = workspace(configs[0]), 0.0, []
     for index, config in enumerate(configs):
-        results = list(run_trial(config, folder=folder / str(index)))
-        seconds += sum(result.seconds for result in results)
-        ends.append(results[-1].metrics)
+        with warm.fresh(config) as model:
+            trial = Trial(config, warm, model)
+            for _ in range(config.epochs):
+                started = clock(config)
+                result = trial.run_epoch()
+                trial.save(folder / str(index) / "checkpoint", result)
+                seconds += clock(config) - started
+            ends.append(result.metrics)
     return seconds, ends
 
 
@@ -96,9 +107,9 @@ def as_pack(configs: list[TrialConfig], folder: Path) -> tuple[float, list[dict[
         pack.join(str(index), config, folder / str(index))
     seconds = 0.0
     for _ in range(configs[0].epochs):
-        started = time.perf_counter()
+        started = clock(configs[0])
         results = pack.run_epoch()
-        seconds += time.perf_counter() - started
+        seconds += clock(configs[0]) - started
     ends = []
     for index in range(len(configs)):
         result = results[str(index)]
@@ -120,11 +131,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=2)
     options = parser.parse_args()
+    if options.device == "cpu":
+        torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save_model(folder / "model", options.model)
         configs = [trial(folder / "model", options, seed) for seed in range(max(options.k))]
-        workspace(configs[0])
         one_by_one(configs[:1], folder / "warm-up")
         as_pack(configs[:2], folder / "warm-up too")
         print("  k  alone /h  packed /h  ratio  largest difference of a metric")

@@ -135,6 +135,7 @@ def test_every_architecture_can_be_packed(name: str, tmp_path: Path) -> None:
         assert_twins(result, expected[member][0])
 
 
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")  # of peft, when it saves one
 def test_one_with_an_adapter_on_the_head_runs_by_itself(tmp_path: Path) -> None:
     model = {"path": str(tiny.saved_model(tmp_path / "model", "phi")), **lora(targets=["lm_head", "q_proj"])}
     members = {str(seed): tiny.trial(tmp_path, model=model, seed=seed, epochs=1) for seed in (1, 2)}
@@ -316,6 +317,7 @@ def test_only_adapters_on_the_same_model_and_rows_fit_a_pack(llama: Path, tmp_pa
         pack.join("satimp", tiny.trial(llama, model=lora()), tmp_path)
     with pytest.raises(TrialFailed, match="name others"):
         pack.join("nowhere", tiny.trial(llama, model=lora(targets=["nowhere"])), tmp_path)
+    assert not any(weight.requires_grad for weight in pack.warm.working.parameters())
     assert pack.run_epoch().keys() == {"satimp"}
 
 

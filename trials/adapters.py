@@ -96,12 +96,22 @@ class _Layer(torch.nn.Module):
 
 def batched(x: Tensor, y: Tensor, adapters: Sequence[Adapter]) -> Tensor:
     """y plus what each adapter makes of its share of x; the shares are of equal size. Lower ranks are filled up."""
-    rank = max(len(adapter.down_RI) for adapter in adapters)
-    down_KRI = torch.stack([pad(each.down_RI, (0, 0, 0, rank - len(each.down_RI))) for each in adapters])
-    up_KOR = torch.stack([pad(each.up_OR * each.scaling, (0, rank - each.up_OR.shape[1])) for each in adapters])
+    down_KRI, up_KOR = _stacked([each.down_RI for each in adapters], 0), _stacked([each.up_OR for each in adapters], 1)
+    scalings = [each.scaling for each in adapters]
+    # A number of all is no transfer to the device, and this happens in every layer.
+    scaling = scalings[0] if len(set(scalings)) == 1 else down_KRI.new_tensor(scalings)[:, None, None]
     x_KMI = x.reshape(len(adapters), -1, x.shape[-1]).to(down_KRI.dtype)
     y_KMO = y.reshape(len(adapters), -1, y.shape[-1]).to(down_KRI.dtype)
-    return torch.baddbmm(y_KMO, x_KMI @ down_KRI.mT, up_KOR.mT).to(y.dtype).view(y.shape)
+    return torch.baddbmm(y_KMO, (x_KMI @ down_KRI.mT) * scaling, up_KOR.mT).to(y.dtype).view(y.shape)
+
+
+def _stacked(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Matrices as one tensor, filled up with zeros along a dimension to the longest."""
+    longest = max(part.shape[dim] for part in parts)
+    short = [longest - part.shape[dim] for part in parts]
+    if any(short):
+        parts = [pad(part, (0, 0, 0, n) if dim == 0 else (0, n)) for part, n in zip(parts, short, strict=True)]
+    return torch.stack(list(parts))
 
 
 def one_by_one(x: Tensor, y: Tensor, adapters: Sequence[Adapter | None], rows: Sequence[int]) -> Tensor:

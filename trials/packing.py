@@ -60,7 +60,9 @@ class _Member:
 class Pack:
     """Trials of one target model and benchmark, an epoch of all of them at a time.
 
-    Members join and leave between epochs. One that fails leaves, and does not disturb the others.
+    Members join and leave between epochs. One that fails leaves, and does not disturb the others. While a pack is in
+    use, nothing else may train in its workspace: they share the working model's weights. Where memory does not suffice
+    for all at once, the epoch begins again with half as many in a pass.
     """
 
     def __init__(self, config: TrialConfig) -> None:
@@ -109,6 +111,8 @@ class Pack:
                 if not ran_out(error):
                     raise
                 raise OutOfMemory(f"out of memory in epoch 1: {error}") from error
+            finally:
+                self.warm.working.requires_grad_(False)  # an adapter that cannot be made leaves them to be trained
             reason = _why_alone(config, trial)
             self._members[name] = _Member(trial, config, folder, resume_from, reason, stack.pop_all())
         if not reason:
@@ -131,37 +135,42 @@ class Pack:
         sharing = [name for name in due if not self._members[name].reason]
         while sharing and self._most != 1:
             names = sharing[: self._most]
-            try:
-                results |= self._epoch_together(names)
-            except RuntimeError as error:
-                if not ran_out(error):
-                    raise
-                # Not kept: its traceback holds what filled the memory.
-                self._most = max(1, len(names) // 2)
-                logger.warning(
-                    "out of memory with %d trials in a pass: from now on %d (%s)", len(names), self._most, error
-                )
-            else:
-                sharing = sharing[len(names) :]
-                continue
-            self._begin_again(names)
+            found = self._if_memory_suffices(names)
+            results |= self._begin_again(names) if found is None else found
+            sharing = [name for name in sharing if name not in results]
         for name in due:
             if name not in results:
                 results[name] = self._epoch_alone(name)
         for name, result in results.items():
-            if isinstance(result, TrialFailed):
+            if isinstance(result, TrialFailed) and name in self._members:
                 self.leave(name)
         return results
 
-    def _begin_again(self, names: Sequence[str]) -> None:
-        """Takes members back to where they were before the epoch that was broken off."""
+    def _if_memory_suffices(self, names: Sequence[str]) -> dict[str, EpochResult | TrialFailed] | None:
+        """One epoch of members that share passes; None, and fewer of them from now on, where memory ran out."""
+        try:
+            return self._epoch_together(names)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            self._most = max(1, len(names) // 2)
+            logger.warning("out of memory with %d trials in a pass; from now on %d: %s", len(names), self._most, error)
+            return None
+
+    def _begin_again(self, names: Sequence[str]) -> dict[str, EpochResult | TrialFailed]:
+        """Takes members back to where they were before the epoch that was broken off; returns those that cannot."""
+        failed: dict[str, EpochResult | TrialFailed] = {}
         for name in names:
             member = self._members[name]
             self.leave(name)
-            self.join(name, member.config, member.folder, member.resume_from)
+            try:
+                self.join(name, member.config, member.folder, member.resume_from)
+            except TrialFailed as error:
+                failed[name] = error
         gc.collect()
         if self.warm.device.type == "cuda":
             torch.cuda.empty_cache()
+        return failed
 
     def _epoch_alone(self, name: str) -> EpochResult | TrialFailed:
         trial = self._members[name].trial
