@@ -60,7 +60,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 
 
 def configs(llama: Path, names: str, **sections: Any) -> dict[str, TrialConfig]:
-    return {name: tiny.trial(llama, **SECTIONS[name], **sections) for name in names.split()}
+    return {name: tiny.trial(llama, **(SECTIONS[name] | sections)) for name in names.split()}
 
 
 def twins(members: dict[str, TrialConfig], folder: Path) -> dict[str, list[EpochResult]]:
@@ -184,6 +184,27 @@ def test_members_share_their_passes(llama: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(trials.asking, "answer_ce", watch)
     packed(configs(llama, "satimp npo", epochs=1), tmp_path).run_epoch()
     assert calls == [16, 8]  # 4 and then 2 forget rows with partners, of two members
+
+
+def test_members_share_passes_of_the_reference_model(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[bool, int]] = []
+    passed_before = trials.packing.passed
+
+    def watch(model: Any, batch: Any, asked: Any) -> Any:
+        calls.append((asked.reference, len(batch.input_BT)))
+        return passed_before(model, batch, asked)
+
+    monkeypatch.setattr(trials.packing, "passed", watch)
+    packed(configs(llama, "kl undial", epochs=1, optim={"batch_size": 6}), tmp_path).run_epoch()
+    # 6 forget rows and 6 partners of each; of undial the reference model passes the forget rows too.
+    assert sorted(calls) == [(False, 24), (True, 6), (True, 12)] or sorted(calls) == [
+        (False, 24),
+        (True, 6),
+        (True, 6),
+        (True, 6),
+    ]
 
 
 # -- who comes and goes ------------------------------------------------------------------------------------------------

@@ -243,20 +243,21 @@ class Pack:
     def _answers(self, asked: Mapping[str, Asked]) -> dict[str, Current | None]:
         """One pass for all who look at the same things."""
 
-        def looks_at(name: str) -> tuple[bool, int]:
-            return asked[name].logits, -1 if asked[name].layer is None else asked[name].layer or 0
+        def looks_at(name: str) -> tuple[bool, bool, int]:
+            each = asked[name]
+            return each.reference, each.logits, -1 if each.layer is None else each.layer
 
         found: dict[str, Current | None] = {}
         for _, group in itertools.groupby(sorted(asked, key=looks_at), looks_at):
             names = list(group)
-            batch = collate(
-                [example for name in names for example in asked[name].examples], self.warm.padding, self.warm.device
-            )
-            if len(names) == 1:
-                found[names[0]] = passed(self._members[names[0]].trial.model, batch, asked[names[0]])
-                continue
-            with self._shared.passing(names, [len(asked[name].examples) for name in names]):
-                current = passed(self._shared.model, batch, asked[names[0]])
+            examples = [example for name in names for example in asked[name].examples]
+            batch, like = collate(examples, self.warm.padding, self.warm.device), asked[names[0]]
+            if len(names) == 1 or like.reference:
+                model = self.warm.reference if like.reference else self._members[names[0]].trial.model
+                current = passed(model, batch, like)
+            else:
+                with self._shared.passing(names, [len(asked[name].examples) for name in names]):
+                    current = passed(self._shared.model, batch, like)
             found |= zip(names, current.split([asked[name].tokens for name in names]), strict=True)
         return found
 

@@ -23,12 +23,11 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from trials.annotations import AnnotationError, important_tokens
-from trials.asking import Asked, Asking, alone, answer, passed
+from trials.asking import Asked, Asking, Current, alone, answer, passed
 from trials.benchmarks import Row
 from trials.config import TrialConfig
 from trials.encoding import Batch, Example, collate, encode
 from trials.forget import ForgetPass, Refusals, kto_baseline, weights_of
-from trials.logits import answer_ce, answer_states
 from trials.losses import count_of, retain_activation, retain_kl, retain_nll, retain_uniform
 from trials.models import Workspace
 from trials.objectives import KTO, RMU
@@ -90,8 +89,9 @@ class Passes:
         return Step(epoch, rows, partners, tokens, sum(len(example.answer) for example in partners))
 
     def alone(self, asking: Asking[T]) -> T:
-        """Answers with passes of the trial's own model, to the end."""
-        return alone(asking, lambda asked: passed(self.model, self._batch(asked.examples), asked))
+        """Answers with passes of the trial's own model and of the reference model, to the end."""
+        models = {False: self.model, True: self.warm.reference}
+        return alone(asking, lambda asked: passed(models[asked.reference], self._batch(asked.examples), asked))
 
     def micro_batch(self, step: Step, start: int, size: int) -> Asking[tuple[ForgetPass, Tensor]]:
         """One pass over `size` rows of a step from `start` on: what the forget term looks at, and the retain term."""
@@ -102,10 +102,10 @@ class Passes:
         logits_NV, ce_N, hidden_NH = current.logits_NV, current.ce_N, current.hidden_NH
         first = sum(len(example.answer) for example in examples)
         second = first + sum(len(example.answer) for example in refused)
-        refusals = None if not refused else self._refusals(refused, ce_N[first:second])
+        refusals = None if not refused else (yield from self._refusals(refused, ce_N[first:second]))
         reference_logits_NV = None
         if "reference logits" in self.needs or self.loss.retain.term == "forget_kl":
-            reference_logits_NV = self._reference(examples)[0]
+            reference_logits_NV = (yield from self._reference(examples)).logits_NV
         view = ForgetPass(
             *self._rows(examples, ce_N[:first]),
             tokens=step.tokens,
@@ -119,7 +119,7 @@ class Passes:
             refusals=refusals,
         )
         rest = tuple(None if each is None else each[second:] for each in (logits_NV, ce_N, hidden_NH))
-        return view, self._retain(step, view, kept, rest)
+        return view, (yield from self._retain(step, view, kept, rest))
 
     @torch.no_grad()
     def whole_step(self, step: Step, size: int) -> Asking[list[dict[str, Any]]]:
@@ -182,37 +182,38 @@ class Passes:
         chosen = [self._draws(_REFUSAL, epoch, row).integers(len(self.refusals)) for row in rows]
         return [Example(self.forget[row].prompt, self.refusals[index]) for row, index in zip(rows, chosen, strict=True)]
 
-    def _refusals(self, refused: Sequence[Example], ce_N: Tensor) -> Refusals:
+    def _refusals(self, refused: Sequence[Example], ce_N: Tensor) -> Asking[Refusals]:
         ce_BR, mask_BR = self._rows(refused, ce_N)
         if "reference" not in self.needs:
             return Refusals(ce_BR, mask_BR)
-        with torch.no_grad():
-            reference_N = answer_ce(self.warm.reference, self._batch(refused))
-        return Refusals(ce_BR, mask_BR, self._rows(refused, reference_N)[0])
+        asked = Asked(refused, logits=False, layer=None, gradient=False, reference=True)
+        reference = yield from answer(asked)
+        return Refusals(ce_BR, mask_BR, self._rows(refused, reference.ce_N)[0])
 
-    def _retain(self, step: Step, view: ForgetPass, kept: Sequence[Example], current: tuple[Any, ...]) -> Tensor:
+    def _retain(
+        self, step: Step, view: ForgetPass, kept: Sequence[Example], current: tuple[Any, ...]
+    ) -> Asking[Tensor]:
         """The retain term: this micro-batch's share."""
         (logits_NV, ce_N, hidden_NH), retain = current, self.loss.retain
         if retain.term == "nll":
             count = count_of(retain.reduction, tokens=step.retain_tokens, rows=len(step.rows))
             return retain_nll(ce_N, count=count)
         if retain.term == "kl":
-            return retain_kl(logits_NV, self._reference(kept)[0], tokens=step.retain_tokens)
+            reference = yield from self._reference(kept)
+            return retain_kl(logits_NV, reference.need_logits(), tokens=step.retain_tokens)
         if retain.term == "forget_kl":
             return retain_kl(view.need("logits_NV"), view.need("reference_logits_NV"), tokens=step.tokens)
         if retain.term == "uniform":
             return retain_uniform(logits_NV, tokens=step.retain_tokens)
         if retain.term == "activation" and hidden_NH is not None:
-            reference_NH = self._reference(kept)[1]
+            reference_NH: Any = (yield from self._reference(kept)).hidden_NH
             return retain_activation(hidden_NH, reference_NH, tokens=step.retain_tokens)
         zero: Tensor = ce_N.new_zeros(())
         return zero
 
-    @torch.no_grad()
-    def _reference(self, examples: Sequence[Example]) -> tuple[Tensor, Any]:
+    def _reference(self, examples: Sequence[Example]) -> Asking[Current]:
         """Logits and (for rmu) hidden states of the reference model."""
-        batch = self._batch(examples)
-        return answer_states(self.warm.reference, batch, self.layer)
+        return (yield from answer(Asked(examples, logits=True, layer=self.layer, gradient=False, reference=True)))
 
     def _direction(self, hidden_NH: Tensor) -> Tensor:
         """The vector to which rmu draws hidden states: uniform numbers in [0, 1), drawn by the seed."""
