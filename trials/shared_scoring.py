@@ -41,7 +41,8 @@ class SharedScorer:
         seen, names = self.seen[name], [name, *sorted(self.waiting)]
         missing = [each for each in examples if each not in seen or (each in standardised and seen[each].z is None)]
         self.shared.model.eval()
-        for chosen in batches(model, missing, batch_size):
+        # All members together are no more sequences than alone: it is a matter of memory, and of caches on the CPU.
+        for chosen in batches(model, missing, max(1, batch_size // len(names))):
             with self.shared.passing(names, [len(chosen)] * len(names)):
                 found = answers(self.shared.model, chosen * len(names), padding, device, standardised)
             for index, other in enumerate(names):
