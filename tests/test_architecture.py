@@ -27,12 +27,13 @@ LAYERS = {
         "benchmarks losses optimiser",
         "muse wmdp encoding forget",
         "material logits",  # a benchmark as token ids, and what a model makes of them
-        "models",
+        "models asking adapters",
         "target attribution generate scoring gradients robustness similarity",
-        "passes evaluate",
+        "passes evaluate shared_scoring",
         "references",
         "measuring",
         "unlearn",  # one trial, run
+        "packing",  # several, run together
     ],
     "search_spaces": ["nodes", "space"],
     "orchestrator": [
@@ -133,6 +134,10 @@ _TORCH = (
     "target",
     "material",
     "logits",
+    "asking",
+    "adapters",
+    "shared_scoring",
+    "packing",
     "generate",
     "scoring",
     "gradients",
@@ -183,12 +188,12 @@ EXTERNAL: dict[str, dict[str, str]] = {
         "for types": "trials.weighting trials.pooling trials.weight_profile",
     },
     "transformers": {
-        "top": "trials.models trials.logits trials.target trials.generate trials.robustness",
+        "top": "trials.models trials.logits trials.target trials.generate trials.robustness trials.adapters",
         "for types": "trials.encoding trials.annotations trials.wording trials.material",
     },
     "tokenizers": {"top": "trials.target"},
     "safetensors": {"top": "trials.unlearn", "in functions": "orchestrator.loading"},
-    "peft": {"in functions": "trials.models trials.unlearn trials.attribution orchestrator.loading"},
+    "peft": {"in functions": "trials.models trials.unlearn trials.attribution trials.adapters orchestrator.loading"},
     "datasets": {"in functions": "trials.reading"},
     "jinja2": {"top": "trials.wording"},
     "rouge_score": {"in functions": "trials.texts"},

@@ -87,12 +87,31 @@ def test_the_fused_kernel_gives_the_values_and_gradients_of_whole_logits() -> No
         assert (found - wanted).abs().max() <= 2e-2 * wanted.abs().max()
 
 
-def test_a_frozen_head_gets_no_gradient() -> None:
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows_of_a_chunk", [0, 1, 7, 39, 40, 1000])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 2e-2)])
+def test_under_a_frozen_head_hidden_states_get_the_gradients_of_whole_logits(
+    rows_of_a_chunk: int, bias: bool, dtype: torch.dtype, error: float
+) -> None:
+    leaves, target_N = drawn(dtype, bias=bias)
+    hidden_NH, (weight_VH, bias_V) = leaves[0], [*(each.detach() for each in leaves[1:]), None][:2]
+    plain_N = token_ce(linear(hidden_NH, weight_VH, bias_V), target_N)
+    (expected,) = torch.autograd.grad(weighted(plain_N), hidden_NH)
+    with Largest(SIZES[2], SIZES[1]) as seen:
+        ce_N = linear_ce(hidden_NH, weight_VH, bias_V, target_N, most=rows_of_a_chunk * SIZES[2])
+        (found,) = torch.autograd.grad(weighted(ce_N), hidden_NH)
+    torch.testing.assert_close(ce_N, plain_N, rtol=error, atol=error)
+    assert found.dtype == dtype
+    assert (found - expected).abs().max() <= error * expected.abs().max()
+    assert seen.found == SIZES[2] * min(max(rows_of_a_chunk, 1), len(hidden_NH))
+
+
+def test_without_gradients_the_values_are_the_same() -> None:
     leaves, target_N = drawn(torch.float32, bias=True)
-    linear_ce(leaves[0], leaves[1].detach(), leaves[2].detach(), target_N, most=500).sum().backward()
-    assert leaves[0].grad is not None
-    assert leaves[1].grad is None
-    assert leaves[2].grad is None
+    expected = token_ce(linear(*leaves), target_N)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_ce(*leaves, target_N, most=500), expected, rtol=1e-6, atol=1e-6)
+    assert linear_ce(*(each.detach() for each in leaves), target_N).grad_fn is None
 
 
 # -- of models ---------------------------------------------------------------------------------------------------------

@@ -84,8 +84,8 @@ def minimised(
     passes, loss = Passes(config, warm, model), config.loss
     step = passes.lay_out(0, rows)
     forget_sum, retain_sum = 0.0, 0.0
-    for index, known in enumerate(passes.whole_step(step, size)):
-        view, retain = passes.micro_batch(step, index * size, size)
+    for index, known in enumerate(passes.alone(passes.whole_step(step, size))):
+        view, retain = passes.alone(passes.micro_batch(step, index * size, size))
         forget = forget_loss(replace(view, **known), loss)
         (loss.forget_coefficient * forget + loss.retain.coefficient * retain).backward()
         forget_sum, retain_sum = forget_sum + forget.item(), retain_sum + retain.item()
@@ -108,7 +108,7 @@ def view_of(
     start: int = 0,
 ) -> ForgetPass:
     passes = Passes(config, warm, warm.reference)
-    return passes.micro_batch(passes.lay_out(epoch, rows), start, size or len(rows))[0]
+    return passes.alone(passes.micro_batch(passes.lay_out(epoch, rows), start, size or len(rows)))[0]
 
 
 # -- micro-batches -----------------------------------------------------------------------------------------------------
@@ -144,10 +144,10 @@ def test_only_a_loss_that_looks_at_the_whole_step_has_a_pass_of_its_own_for_it_a
 ) -> None:
     passes = Passes(config_of(name, llama), warm, warm.reference)
     step = passes.lay_out(0, range(6))
-    assert passes.whole_step(step, 6) == [{}]
-    assert all(known for known in passes.whole_step(step, 4))
+    assert passes.alone(passes.whole_step(step, 6)) == [{}]
+    assert all(known for known in passes.alone(passes.whole_step(step, 4)))
     other = Passes(config_of("undial", llama), warm, warm.reference)
-    assert other.whole_step(step, 4) == [{}, {}]
+    assert other.alone(other.whole_step(step, 4)) == [{}, {}]
 
 
 def test_without_the_whole_step_a_batch_weight_would_depend_on_the_micro_batch(llama: Path, exact: Workspace) -> None:
@@ -155,8 +155,9 @@ def test_without_the_whole_step_a_batch_weight_would_depend_on_the_micro_batch(l
     config = config_of("batch", llama)
     passes = Passes(config, exact, exact.reference)
     step = passes.lay_out(0, range(6))
-    alone = [weights_of(passes.micro_batch(step, start, 3)[0].stats(), config.loss).max().item() for start in (0, 3)]
-    together = [known["weights_BA"].max().item() for known in passes.whole_step(step, 3)]
+    views = [passes.alone(passes.micro_batch(step, start, 3))[0] for start in (0, 3)]
+    alone = [weights_of(view.stats(), config.loss).max().item() for view in views]
+    together = [known["weights_BA"].max().item() for known in passes.alone(passes.whole_step(step, 3))]
     assert alone[0] != alone[1]
     assert together[0] == together[1] == pytest.approx(sum(alone) / 2, rel=1e-6)
 
@@ -173,8 +174,8 @@ def test_what_is_known_of_the_whole_step_is_of_the_passes_that_train_dropout_and
         passes = Passes(config, warm, model)
         step = passes.lay_out(0, range(6))
         torch.manual_seed(7)
-        known = passes.whole_step(step, 6 // 2)
-        views = [passes.micro_batch(step, start, 3)[0] for start in (0, 3)]
+        known = passes.alone(passes.whole_step(step, 6 // 2))
+        views = [passes.alone(passes.micro_batch(step, start, 3))[0] for start in (0, 3)]
         if name == "kto":
             assert known[0]["kto_baseline"] == torch.stack([kto_baseline(view) for view in views]).sum() / 6
             return
@@ -273,7 +274,7 @@ def test_a_pass_carries_what_the_loss_needs_and_nothing_of_the_reference_model_t
 def test_cross_entropies_of_answers_and_refusals_are_those_of_separate_passes(llama: Path, warm: Workspace) -> None:
     config, model = config_of("dpo", llama), moved(warm)
     passes = Passes(config, warm, model)
-    view = passes.micro_batch(passes.lay_out(0, [2, 5]), 0, 2)[0]
+    view = passes.alone(passes.micro_batch(passes.lay_out(0, [2, 5]), 0, 2))[0]
     refusals = view.need("refusals")
     examples = [warm.forget[row] for row in (2, 5)]
     for which, current, mask, reference in (
@@ -291,7 +292,7 @@ def test_cross_entropies_of_answers_and_refusals_are_those_of_separate_passes(ll
 def test_forget_kl_is_the_divergence_from_the_reference_on_the_forget_rows(llama: Path, warm: Workspace) -> None:
     config, model = config_of("undial", llama), moved(warm)
     passes = Passes(config, warm, model)
-    view, retain = passes.micro_batch(passes.lay_out(0, range(6)), 0, 6)
+    view, retain = passes.alone(passes.micro_batch(passes.lay_out(0, range(6)), 0, 6))
     batch = collate(warm.forget, warm.padding, warm.device)
     p, q = (answer_logits(each, batch).softmax(-1) for each in (warm.reference, model))
     torch.testing.assert_close(retain, (p * (p / q).log()).sum() / view.tokens, rtol=1e-4, atol=1e-6)
@@ -304,7 +305,7 @@ def test_a_retain_term_is_the_mean_over_the_tokens_of_the_partners(term: str, ll
     config, model = tiny.trial(llama, loss={"criterion": {"type": kind}, "retain": {"term": term}}), moved(warm)
     passes = Passes(config, warm, model)
     step = passes.lay_out(0, range(6))
-    _, retain = passes.micro_batch(step, 0, 6)
+    _, retain = passes.alone(passes.micro_batch(step, 0, 6))
     batch = collate(step.partners, warm.padding, warm.device)
     (logits, hidden), (start, start_hidden) = (answer_states(each, batch, 1) for each in (model, warm.reference))
     p, q = start.softmax(-1), logits.softmax(-1)
@@ -333,7 +334,7 @@ def test_statistics_of_all_rows_are_those_of_a_step_over_them(llama: Path, warm:
     for name in ("random", "annotated", "tnpo"):
         config = config_of(name, llama)
         passes = Passes(config, warm, warm.reference)
-        view = passes.micro_batch(passes.lay_out(1, range(6)), 0, 6)[0]
+        view = passes.alone(passes.micro_batch(passes.lay_out(1, range(6)), 0, 6))[0]
         ce = [row[mask].detach() for row, mask in zip(view.ce_BA, view.mask_BA, strict=True)]
         stats = passes.stats(1, range(len(ce)), ce)
         for field in fields(stats):

@@ -100,13 +100,13 @@ def test_a_probe_steps_twice_over_the_longest_rows_and_generates_to_the_full_len
     model: dict[str, Any], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[list[int]] = []
-    step = trials.unlearn._Trial._step
+    step = trials.unlearn.Trial._step
 
-    def noted(self: Any, number: int, rows: Any) -> dict[str, float]:
+    def noted(self: Any, number: int, rows: Any) -> Any:
         steps.append(list(rows))
         return step(self, number, rows)
 
-    monkeypatch.setattr(trials.unlearn._Trial, "_step", noted)
+    monkeypatch.setattr(trials.unlearn.Trial, "_step", noted)
     config = tiny.trial(llama, model=model, epochs=1, optim={"batch_size": 3})
     with tiny.cold():  # a probe spoils the workspace
         probe_trial(config, folder=tmp_path)
@@ -424,7 +424,7 @@ def test_a_metric_that_is_not_finite_ends_the_trial(
 
 
 @pytest.mark.parametrize(
-    "where", ["passes.answer_ce", "passes.score", "evaluate.score", "unlearn.save_file", "unlearn.wagle_masks"]
+    "where", ["asking.answer_ce", "passes.score", "evaluate.score", "unlearn.save_file", "unlearn.wagle_masks"]
 )
 def test_running_out_of_memory_is_a_result_wherever_it_happens(
     where: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -456,7 +456,7 @@ def test_memory_that_runs_out_is_told_from_a_broken_device(
         raise RuntimeError(said)
 
     config = tiny.trial(llama)
-    monkeypatch.setattr("trials.passes.answer_ce", fail)
+    monkeypatch.setattr("trials.asking.answer_ce", fail)
     with pytest.raises(result, match=re.escape(said)):
         run(config, tmp_path)
 

@@ -20,7 +20,7 @@ from trials.generate import Greedy, generate, text_of
 from trials.gradients import gradient_norms
 from trials.logs import EvalLog, References
 from trials.material import Material, Unit
-from trials.metrics import Seen
+from trials.metrics import Answer, Seen
 from trials.naming import completed, with_inputs
 from trials.registry import METRICS, Change, ChangedMetric, RowMetric, Similarity
 from trials.robustness import quantised, relearned
@@ -43,6 +43,7 @@ class Evaluator:
         forget: Rows of the forget set that are asked for; None: all. The logs of the other models are of the whole
             set, so metrics that compare with them on it are then absent.
         reference_losses: Set -> losses of the retain model, once they were looked at.
+        scorer: What passes sequences in place of `score`; None: `score`.
     """
 
     material: Material
@@ -51,6 +52,7 @@ class Evaluator:
     models: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     forget: Collection[Row] | None = None
     reference_losses: dict[str, list[float]] = field(default_factory=dict)
+    scorer: Callable[..., list[Answer]] | None = None
 
     def log(self, model: Any, names: Iterable[str], seen: Mapping[str, Sequence[Seen]] | None = None) -> EvalLog:
         """Some metrics of a model, and what they are computed from.
@@ -125,7 +127,9 @@ class Evaluator:
         }  # fmt: skip
         flat = [each for group in groups.values() for examples in group for each in examples]
         answers = iter(
-            score(model, flat, **self._places, batch_size=self.settings.batch_size, standardised=standardised)
+            (self.scorer or score)(
+                model, flat, **self._places, batch_size=self.settings.batch_size, standardised=standardised
+            )
         )
         found: dict[str, dict[str, Sequence[Any]]] = {rows: {} for rows in wanted}
         for (rows, part), group in groups.items():

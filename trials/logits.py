@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from trials.encoding import Batch
-from trials.losses import LOGITS, linear_ce, token_ce
+from trials.losses import LOGITS, chunk_rows, linear_ce, token_ce
 
 
 class LogitDifference(torch.nn.Module):
@@ -60,7 +60,7 @@ def logit_chunks(model: torch.nn.Module, batch: Batch, *, most: int = LOGITS) ->
         logits_NV = answer_logits(model, batch)
         yield from logits_NV.split(max(1, most // logits_NV.shape[1]))
         return
-    for rows_MH in _head_input(model, batch).split(max(1, most // head.weight.shape[0])):
+    for rows_MH in _head_input(model, batch).split(chunk_rows(head.weight, most)):
         yield linear(rows_MH.to(head.weight.device), head.weight, head.bias).to(batch.input_BT.device).float()
 
 

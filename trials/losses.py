@@ -20,7 +20,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, linear
 
 LOGITS = 2**24
-"""Most logits of one chunk of `linear_ce`; fewer in all, and there are no chunks."""
+"""Most logits of one chunk of `linear_ce`."""
+
+_CACHED, _LEAST_ROWS = 2**20, 128  # on a CPU: logits that stay in its caches; fewer rows multiply slowly
 
 PUBLISHED_LENGTH = 499
 """Positions over which the published code averages, whatever is supervised: `padded_mean` reproduces it."""
@@ -45,8 +47,10 @@ def linear_ce(
 ) -> Tensor:
     """`token_ce` of the logits of a linear head, by chunks of rows: never more than `most` logits are there at once.
 
-    A chunk's logits are made again in the backward pass: one projection more. In half precision on CUDA the kernel of
-    cut-cross-entropy (arXiv 2411.09009) does the same, where the extra `gpu` is installed.
+    Under a frozen head, the gradient by a hidden state is a known vector times the gradient by its cross-entropy: the
+    forward pass makes that vector, and nothing is projected again. Else a chunk's logits are made again in the backward
+    pass: one projection more. In half precision on CUDA the kernel of cut-cross-entropy (arXiv 2411.09009) does the
+    same, where the extra `gpu` is installed.
 
     Args:
         hidden_NH: What the head is given.
@@ -59,15 +63,60 @@ def linear_ce(
         fused_N: Tensor = kernel(hidden_NH, weight_VH, target_N, reduction="none", filter_eps=None)
         return fused_N.float()
 
-    rows = max(1, most // weight_VH.shape[0])
-    if len(hidden_NH) <= rows:
+    rows = chunk_rows(weight_VH, most)
+    head = [each for each in (weight_VH, bias_V) if each is not None]
+    trained = torch.is_grad_enabled() and any(each.requires_grad for each in head)
+    frozen = torch.is_grad_enabled() and not trained and hidden_NH.requires_grad
+    if trained and len(hidden_NH) <= rows:
         return token_ce(linear(hidden_NH, weight_VH, bias_V), target_N)
-    chunked_N: Tensor = _ChunkedCE.apply(hidden_NH, weight_VH, bias_V, target_N, rows)  # type: ignore[no-untyped-call]
-    return chunked_N
+    if trained or frozen:
+        way = _ChunkedCE if trained else _FrozenCE
+        chunked_N: Tensor = way.apply(hidden_NH, weight_VH, bias_V, target_N, rows)  # type: ignore[no-untyped-call]
+        return chunked_N
+    return _ce_of_chunks(hidden_NH, weight_VH, bias_V, target_N, rows)
+
+
+def chunk_rows(weight_VH: Tensor, most: int) -> int:
+    """Rows of hidden states that are projected at once: of `most` logits, and no more than is fast."""
+    vocabulary = weight_VH.shape[0]
+    rows = max(1, most // vocabulary)
+    return rows if weight_VH.is_cuda else min(rows, max(_LEAST_ROWS, _CACHED // vocabulary))
+
+
+def _ce_of_chunks(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, rows: int) -> Tensor:
+    chunks = zip(hidden_NH.split(rows), target_N.split(rows), strict=True)
+    return torch.cat([token_ce(linear(rows_MH, weight_VH, bias_V), target_M) for rows_MH, target_M in chunks])
+
+
+class _FrozenCE(torch.autograd.Function):
+    """`linear_ce` under a frozen head: of softmax - one-hot, forward keeps what the head's weight makes of it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, rows: int
+    ) -> Tensor:
+        ce_of_chunks, by_hidden_NH = [], torch.empty_like(hidden_NH)
+        chunks = zip(*(each.split(rows) for each in (hidden_NH, target_N, by_hidden_NH)), strict=True)
+        for hidden_MH, target_M, by_hidden_MH in chunks:
+            logits_MV = linear(hidden_MH, weight_VH, bias_V)
+            log_p_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32)).log_softmax(-1)
+            place = torch.arange(len(log_p_MV), device=target_M.device), target_M
+            ce_of_chunks.append(-log_p_MV[place])
+            by_logits_MV = log_p_MV.exp_()
+            by_logits_MV[place] -= 1
+            torch.mm(by_logits_MV.to(weight_VH.dtype), weight_VH, out=by_hidden_MH)
+        ctx.save_for_backward(by_hidden_NH)
+        return torch.cat(ce_of_chunks)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        (by_hidden_NH,) = ctx.saved_tensors
+        return (by_hidden_NH * grad_N[:, None]).to(by_hidden_NH.dtype), None, None, None, None
 
 
 class _ChunkedCE(torch.autograd.Function):
-    """`linear_ce` by chunks of `rows` rows; the gradient of a cross-entropy by its logits is softmax - one-hot."""
+    """`linear_ce` under a head that is trained; the gradient of a cross-entropy by its logits is softmax - one-hot."""
 
     @staticmethod
     def forward(
@@ -75,8 +124,7 @@ class _ChunkedCE(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, target_N)
         ctx.rows = rows
-        chunks = zip(hidden_NH.split(rows), target_N.split(rows), strict=True)
-        return torch.cat([token_ce(linear(rows_MH, weight_VH, bias_V), target_M) for rows_MH, target_M in chunks])
+        return _ce_of_chunks(hidden_NH, weight_VH, bias_V, target_N, rows)
 
     @staticmethod
     @once_differentiable

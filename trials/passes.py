@@ -3,6 +3,8 @@
 What a loss needs beyond the cross-entropies of its own micro-batch is said by `LossConfig.needs`, and made here only
 then: cross-entropies and logits of the reference model, refusals, hidden states, weights over the whole step.
 
+What needs passes of the trained model asks for them (`asking`): of its own model, or of a pack of trials.
+
 Shape suffixes: B rows, A answer tokens of a row (right-padded), R tokens of its refusal, N answer tokens one row after
 the other, V vocabulary, H hidden size.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +23,12 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from trials.annotations import AnnotationError, important_tokens
+from trials.asking import Asked, Asking, Current, alone, answer, passed
 from trials.benchmarks import Row
 from trials.config import TrialConfig
 from trials.encoding import Batch, Example, collate, encode
 from trials.forget import ForgetPass, Refusals, kto_baseline, weights_of
-from trials.logits import answer_ce, answer_states
-from trials.losses import count_of, retain_activation, retain_kl, retain_nll, retain_uniform, token_ce
+from trials.losses import count_of, retain_activation, retain_kl, retain_nll, retain_uniform
 from trials.models import Workspace
 from trials.objectives import KTO, RMU
 from trials.refusals import REFUSALS
@@ -34,6 +36,7 @@ from trials.result import TrialFailed
 from trials.scoring import score
 from trials.weighting import TokenStats
 
+T = TypeVar("T")
 _PARTNER, _DRAW, _REFUSAL, _DIRECTION = 2, 4, 5, 6  # what random numbers are for; 1 and 3 are in `unlearn`
 
 
@@ -87,36 +90,41 @@ class Passes:
         tokens = sum(len(self.forget[row].answer) for row in rows)
         return Step(epoch, rows, partners, tokens, sum(len(example.answer) for example in partners))
 
-    def micro_batch(self, step: Step, start: int, size: int) -> tuple[ForgetPass, Tensor]:
+    def alone(self, asking: Asking[T]) -> T:
+        """Answers with passes of the trial's own model and of the reference model, to the end."""
+        models = {False: self.model, True: self.warm.reference}
+        return alone(asking, lambda asked: passed(models[asked.reference], self._batch(asked.examples), asked))
+
+    def micro_batch(self, step: Step, start: int, size: int) -> Asking[tuple[ForgetPass, Tensor]]:
         """One pass over `size` rows of a step from `start` on: what the forget term looks at, and the retain term."""
         rows, kept = step.rows[start : start + size], step.partners[start : start + size]
         examples = [self.forget[row] for row in rows]
         refused = self._refused(step.epoch, rows) if self.refusals else []
-        batch = self._batch([*examples, *refused, *kept])
-        logits_NV, ce_N, hidden_NH = self._current(batch)
+        current = yield from answer(self._asked([*examples, *refused, *kept]))
+        logits_NV, ce_N, hidden_NH = current.logits_NV, current.ce_N, current.hidden_NH
         first = sum(len(example.answer) for example in examples)
         second = first + sum(len(example.answer) for example in refused)
-        refusals = None if not refused else self._refusals(refused, ce_N[first:second])
+        refusals = None if not refused else (yield from self._refusals(refused, ce_N[first:second]))
         reference_logits_NV = None
         if "reference logits" in self.needs or self.loss.retain.term == "forget_kl":
-            reference_logits_NV = self._reference(examples)[0]
+            reference_logits_NV = (yield from self._reference(examples)).logits_NV
         view = ForgetPass(
             *self._rows(examples, ce_N[:first]),
             tokens=step.tokens,
             rows=len(step.rows),
             **{f"{name}_BA": values for name, values in self._of_rows(step.epoch, rows).items()},
             logits_NV=None if logits_NV is None else logits_NV[:first],
-            target_N=batch.target_N[:first],
+            target_N=current.target_N[:first],
             reference_logits_NV=reference_logits_NV,
             hidden_NH=None if hidden_NH is None else hidden_NH[:first],
             direction_H=None if hidden_NH is None else self._direction(hidden_NH),
             refusals=refusals,
         )
         rest = tuple(None if each is None else each[second:] for each in (logits_NV, ce_N, hidden_NH))
-        return view, self._retain(step, view, kept, rest)
+        return view, (yield from self._retain(step, view, kept, rest))
 
     @torch.no_grad()
-    def whole_step(self, step: Step, size: int) -> list[dict[str, Any]]:
+    def whole_step(self, step: Step, size: int) -> Asking[list[dict[str, Any]]]:
         """What each micro-batch must know of the others, by a pass of its own; nothing where the loss does not ask.
 
         A micro-batch is a matter of memory: it must not change what is minimised.
@@ -125,7 +133,9 @@ class Passes:
         if "whole step" not in self.needs or len(starts) == 1:
             return [{} for _ in starts]
         with torch.random.fork_rng(self.warm.gpus):  # so that the passes which train drop the same units as these
-            views = [self.micro_batch(step, start, size)[0] for start in starts]
+            views = []
+            for start in starts:
+                views.append((yield from self.micro_batch(step, start, size))[0])
         if isinstance(self.loss.criterion, KTO):
             baseline = torch.stack([kto_baseline(view) for view in views]).sum() / len(step.rows)
             return [{"kto_baseline": baseline} for _ in starts]
@@ -144,12 +154,10 @@ class Passes:
     def _batch(self, examples: Sequence[Example]) -> Batch:
         return collate(examples, self.warm.padding, self.warm.device)
 
-    def _current(self, batch: Batch) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """Logits (where the loss looks at them), cross-entropies and hidden states (for rmu) of the trained model."""
-        if "logits" not in self.needs and self.layer is None and self.loss.retain.term in ("none", "nll"):
-            return None, answer_ce(self.model, batch), None
-        logits_NV, hidden_NH = answer_states(self.model, batch, self.layer)
-        return logits_NV, token_ce(logits_NV, batch.target_N), hidden_NH
+    def _asked(self, examples: Sequence[Example]) -> Asked:
+        """Logits where the loss looks at them, hidden states for rmu."""
+        logits = "logits" in self.needs or self.loss.retain.term not in ("none", "nll")
+        return Asked(examples, logits, self.layer, gradient=torch.is_grad_enabled())
 
     def _rows(self, examples: Sequence[Example], ce_N: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropies and mask of shape BA."""
@@ -175,37 +183,38 @@ class Passes:
         chosen = [self._draws(_REFUSAL, epoch, row).integers(len(self.refusals)) for row in rows]
         return [Example(self.forget[row].prompt, self.refusals[index]) for row, index in zip(rows, chosen, strict=True)]
 
-    def _refusals(self, refused: Sequence[Example], ce_N: Tensor) -> Refusals:
+    def _refusals(self, refused: Sequence[Example], ce_N: Tensor) -> Asking[Refusals]:
         ce_BR, mask_BR = self._rows(refused, ce_N)
         if "reference" not in self.needs:
             return Refusals(ce_BR, mask_BR)
-        with torch.no_grad():
-            reference_N = answer_ce(self.warm.reference, self._batch(refused))
-        return Refusals(ce_BR, mask_BR, self._rows(refused, reference_N)[0])
+        asked = Asked(refused, logits=False, layer=None, gradient=False, reference=True)
+        reference = yield from answer(asked)
+        return Refusals(ce_BR, mask_BR, self._rows(refused, reference.ce_N)[0])
 
-    def _retain(self, step: Step, view: ForgetPass, kept: Sequence[Example], current: tuple[Any, ...]) -> Tensor:
+    def _retain(
+        self, step: Step, view: ForgetPass, kept: Sequence[Example], current: tuple[Any, ...]
+    ) -> Asking[Tensor]:
         """The retain term: this micro-batch's share."""
         (logits_NV, ce_N, hidden_NH), retain = current, self.loss.retain
         if retain.term == "nll":
             count = count_of(retain.reduction, tokens=step.retain_tokens, rows=len(step.rows))
             return retain_nll(ce_N, count=count)
         if retain.term == "kl":
-            return retain_kl(logits_NV, self._reference(kept)[0], tokens=step.retain_tokens)
+            reference = yield from self._reference(kept)
+            return retain_kl(logits_NV, reference.need_logits(), tokens=step.retain_tokens)
         if retain.term == "forget_kl":
             return retain_kl(view.need("logits_NV"), view.need("reference_logits_NV"), tokens=step.tokens)
         if retain.term == "uniform":
             return retain_uniform(logits_NV, tokens=step.retain_tokens)
         if retain.term == "activation" and hidden_NH is not None:
-            reference_NH = self._reference(kept)[1]
+            reference_NH: Any = (yield from self._reference(kept)).hidden_NH
             return retain_activation(hidden_NH, reference_NH, tokens=step.retain_tokens)
         zero: Tensor = ce_N.new_zeros(())
         return zero
 
-    @torch.no_grad()
-    def _reference(self, examples: Sequence[Example]) -> tuple[Tensor, Any]:
+    def _reference(self, examples: Sequence[Example]) -> Asking[Current]:
         """Logits and (for rmu) hidden states of the reference model."""
-        batch = self._batch(examples)
-        return answer_states(self.warm.reference, batch, self.layer)
+        return (yield from answer(Asked(examples, logits=True, layer=self.layer, gradient=False, reference=True)))
 
     def _direction(self, hidden_NH: Tensor) -> Tensor:
         """The vector to which rmu draws hidden states: uniform numbers in [0, 1), drawn by the seed."""

@@ -20,7 +20,6 @@ from trials.result import TrialFailed
 _LEAST_VARIANCE = 1e-6
 
 
-@torch.no_grad()
 def score(
     model: torch.nn.Module,
     examples: Sequence[Example],
@@ -43,28 +42,49 @@ def score(
     Raises:
         TrialFailed: A sequence is longer than the model has positions.
     """
+    seen: dict[Example, Answer] = {}
+    training = model.training
+    model.eval()
+    for chosen in batches(model, examples, batch_size):
+        seen |= zip(chosen, answers(model, chosen, padding, device, standardised), strict=True)
+    model.train(training)
+    return [seen[example] for example in examples]
+
+
+def batches(model: torch.nn.Module, examples: Sequence[Example], size: int) -> list[list[Example]]:
+    """Distinct examples in batches of similar length, `size` at most.
+
+    Raises:
+        TrialFailed: A sequence is longer than the model has positions.
+    """
     distinct = list(dict.fromkeys(examples))
     longest, limit = max(map(len, distinct), default=0), positions_of(model)
     if longest > limit + 1:  # the last token is predicted only
         raise TrialFailed(f"a sequence has {longest} tokens and the model {limit} positions; cut it (benchmark.chunk)")
-    seen: dict[Example, Answer] = {}
-    training = model.training
-    model.eval()
-    for indices in by_length(distinct, batch_size, PREDICTED):
-        chosen = [distinct[index] for index in indices]
-        batch = collate(chosen, padding, device)
-        sizes = [len(example.answer) for example in chosen]
-        wanted = torch.tensor([example in standardised for example in chosen]).repeat_interleave(torch.tensor(sizes))
-        start, parts = 0, []
-        for logits_MV in logit_chunks(model, batch):
-            rows = slice(start, start := start + len(logits_MV))
-            parts.append(_columns(logits_MV, batch.target_N[rows], wanted[rows]))
-        table = torch.cat(parts, dim=1).cpu().double().numpy()  # one transfer: each waits for the device
-        for example, part in zip(chosen, np.split(table, np.cumsum(sizes)[:-1], axis=1), strict=True):
-            z = part[2] if example in standardised else None
-            seen[example] = Answer(part[0], part[1].astype(bool), z, example.ended)
-    model.train(training)
-    return [seen[example] for example in examples]
+    return [[distinct[index] for index in indices] for indices in by_length(distinct, size, PREDICTED)]
+
+
+@torch.no_grad()
+def answers(
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    padding: Padding,
+    device: torch.device,
+    standardised: Collection[Example],
+) -> list[Answer]:
+    """What one pass sees of each example: `score` of a single batch, in the mode that the model is in."""
+    batch = collate(examples, padding, device)
+    sizes = [len(example.answer) for example in examples]
+    wanted = torch.tensor([example in standardised for example in examples]).repeat_interleave(torch.tensor(sizes))
+    start, parts = 0, []
+    for logits_MV in logit_chunks(model, batch):
+        rows = slice(start, start := start + len(logits_MV))
+        parts.append(_columns(logits_MV, batch.target_N[rows], wanted[rows]))
+    table = torch.cat(parts, dim=1).cpu().double().numpy()  # one transfer: each waits for the device
+    return [
+        Answer(part[0], part[1].astype(bool), part[2] if example in standardised else None, example.ended)
+        for example, part in zip(examples, np.split(table, np.cumsum(sizes)[:-1], axis=1), strict=True)
+    ]
 
 
 def _columns(logits_MV: Tensor, target_M: Tensor, wanted_M: Tensor) -> Tensor:

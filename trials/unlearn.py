@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from trials.asking import Asking
 from trials.attribution import fila, wagle_masks
 from trials.checkpoints import damage_of, seal
 from trials.config import LoraConfig, TrialConfig, Wagle
@@ -69,19 +70,16 @@ def run_trial(config: TrialConfig, *, folder: Path, resume_from: Path | None = N
     try:
         warm = workspace(config)
         with warm.fresh(config) as model:
-            trial = _Trial(config, warm, model)
-            checkpoint = latest_checkpoint(resume_from) if resume_from else None
-            if checkpoint and (damage := damage_of(checkpoint)):
-                logger.warning("checkpoint %s is damaged (%s): the trial begins anew", checkpoint, damage)
-            elif checkpoint:
-                yield trial.restore(checkpoint)
+            trial = Trial(config, warm, model)
+            if resume_from and (result := trial.resume(resume_from)):
+                yield result
             while trial.epoch < config.epochs:
                 epoch = trial.epoch + 1
                 result = trial.run_epoch()
                 trial.save(folder / "checkpoint", result)
                 yield result
     except RuntimeError as error:
-        if not _ran_out(error):
+        if not ran_out(error):
             raise
         raise OutOfMemory(f"out of memory in epoch {epoch}: {error}") from error
 
@@ -103,26 +101,26 @@ def probe_trial(config: TrialConfig, *, folder: Path) -> None:
         warm = workspace(config)
         warm.material.ends = frozenset()
         with warm.fresh(config) as model:
-            trial = _Trial(config, warm, model)
+            trial = Trial(config, warm, model)
             lengths = [len(example) for example in warm.forget]
             longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])[: config.optim.batch_size]
             for number in range(2):
-                trial._step(number, longest)
+                trial.passes.alone(trial._step(number, longest))
             metrics = trial._measure()
             trial.save(folder / "checkpoint", EpochResult(1, metrics, 0.0, last=False))
     except RuntimeError as error:
-        if not _ran_out(error):
+        if not ran_out(error):
             raise
         raise OutOfMemory(f"out of memory: {error}") from error
 
 
-def _ran_out(error: RuntimeError) -> bool:
-    """Whether memory did not suffice: libraries under torch say so in words of their own."""
+def ran_out(error: RuntimeError) -> bool:
+    """Whether the device's memory did not suffice: libraries under torch say so in words of their own."""
     words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in words)
 
 
-class _Trial:
+class Trial:
     """The state of a running trial: model, optimiser, epochs done."""
 
     def __init__(self, config: TrialConfig, warm: Workspace, model: Any) -> None:
@@ -161,6 +159,10 @@ class _Trial:
     def run_epoch(self) -> EpochResult:
         """Trains one epoch and evaluates."""
         started = time.perf_counter()
+        return self.end_epoch(self.passes.alone(self.train()), started)
+
+    def train(self) -> Asking[dict[str, float]]:
+        """The training of one epoch; ends in its losses and mean weight."""
         seed, epoch, size = self.config.seed, self.epoch, self.config.optim.batch_size
         torch.manual_seed(derived_seed(_DROPOUT, seed, epoch))  # dropout draws from the global generator
         rows = self.requests[self._stage(epoch)]
@@ -169,9 +171,19 @@ class _Trial:
         before = (epoch - self._stage_epochs()[0]) * steps
         sums: dict[str, float] = {}
         for step, start in enumerate(range(0, len(order), size)):
-            for name, value in self._step(before + step, order[start : start + size]).items():
+            parts = yield from self._step(before + step, order[start : start + size])
+            for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value / steps
-        metrics = self._measure() | sums
+        return sums
+
+    def end_epoch(self, losses: dict[str, float], started: float) -> EpochResult:
+        """Evaluates what `train` has trained.
+
+        Args:
+            losses: What the training ended in.
+            started: When the epoch began, by `time.perf_counter`.
+        """
+        epoch, metrics = self.epoch, self._measure() | losses
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise Diverged(f"{name} is {value} after epoch {epoch + 1}")
@@ -197,20 +209,20 @@ class _Trial:
             metrics |= weight_profile(stats, weights_of(stats, self.config.loss))
         return metrics
 
-    def _step(self, number: int, rows: Sequence[int]) -> dict[str, float]:
+    def _step(self, number: int, rows: Sequence[int]) -> Asking[dict[str, float]]:
         """One optimiser step over these forget rows, in micro-batches; returns its losses and mean weight."""
         loss, optim = self.config.loss, self.config.optim
         size = optim.micro_batch_size or optim.batch_size
         step = self.passes.lay_out(self.epoch, rows)
         parts = {"train.forget_loss": 0.0, "train.retain_loss": 0.0}
-        for index, known in enumerate(self.passes.whole_step(step, size)):
-            view, retain = self.passes.micro_batch(step, index * size, size)
+        for index, known in enumerate((yield from self.passes.whole_step(step, size))):
+            view, retain = yield from self.passes.micro_batch(step, index * size, size)
             if isinstance(loss.criterion, CriterionConfig):
                 known = known or {"weights_BA": weights_of(view.stats(), loss)}
                 mean = known["weights_BA"].sum().item() / step.tokens
                 parts["train.weight"] = parts.get("train.weight", 0.0) + mean
             forget = forget_loss(replace(view, **known), loss)
-            (loss.forget_coefficient * forget + loss.retain.coefficient * retain).backward()
+            yield loss.forget_coefficient * forget + loss.retain.coefficient * retain
             parts["train.forget_loss"] += forget.item()
             parts["train.retain_loss"] += retain.item()
         for name, value in parts.items():
@@ -251,7 +263,15 @@ class _Trial:
             merged_copy(self.model).save_pretrained(place)
             self.warm.tokenizer.save_pretrained(place)
 
-    def restore(self, place: Path) -> EpochResult:
+    def resume(self, folder: Path) -> EpochResult | None:
+        """Goes on from the newest checkpoint in a `checkpoint` folder; None where there is none, or it is damaged."""
+        checkpoint = latest_checkpoint(folder)
+        if checkpoint and (damage := damage_of(checkpoint)):
+            logger.warning("checkpoint %s is damaged (%s): the trial begins anew", checkpoint, damage)
+            return None
+        return self._restore(checkpoint) if checkpoint else None
+
+    def _restore(self, place: Path) -> EpochResult:
         """Takes weights, optimiser and epoch from a checkpoint; returns the result that it was saved with."""
         adapter = place / "adapter_model.safetensors"
         with torch.no_grad():
