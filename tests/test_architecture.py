@@ -33,6 +33,7 @@ LAYERS = {
         "references",
         "measuring",
         "unlearn",  # one trial, run
+        "lockstep",
         "packing",  # several, run together
     ],
     "search_spaces": ["nodes", "space"],
@@ -137,6 +138,7 @@ _TORCH = (
     "asking",
     "adapters",
     "shared_scoring",
+    "lockstep",
     "packing",
     "generate",
     "scoring",

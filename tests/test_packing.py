@@ -10,7 +10,10 @@ import pytest
 import torch
 
 import trials.asking
+import trials.lockstep
 import trials.packing
+import trials.passes
+import trials.unlearn
 from tests import tiny
 from tests.tiny import numbers, run, saved
 from trials.adapters import Adapter, Shared, batched, one_by_one
@@ -29,7 +32,7 @@ def _cold() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _all_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, however long the rows are."""
-    monkeypatch.setattr(trials.packing, "_CACHED", 10**9)
+    monkeypatch.setattr(trials.lockstep, "CACHED", 10**9)
 
 
 def lora(rank: int = 2, **settings: Any) -> dict[str, Any]:
@@ -81,12 +84,12 @@ def packed(members: dict[str, TrialConfig], folder: Path, pack: Pack | None = No
     return pack
 
 
-def fine(result: EpochResult | TrialFailed) -> EpochResult:
+def fine(result: EpochResult | Exception) -> EpochResult:
     assert isinstance(result, EpochResult), result
     return result
 
 
-def assert_twins(found: EpochResult | TrialFailed, expected: EpochResult) -> None:
+def assert_twins(found: EpochResult | Exception, expected: EpochResult) -> None:
     assert (fine(found).epoch, fine(found).last) == (expected.epoch, expected.last)
     assert fine(found).metrics == pytest.approx(expected.metrics, rel=1e-4, abs=1e-4)
 
@@ -199,7 +202,7 @@ def test_on_a_cpu_as_many_share_a_pass_as_its_caches_hold(
     expected = twins(members, tmp_path)
     pack = packed(members, tmp_path)
     tokens = [sum(len(each) for each in pack.warm.forget) + 6 * max(len(each) for each in pack.warm.pool)]
-    monkeypatch.setattr(trials.packing, "_CACHED", 2 * max(tokens))
+    monkeypatch.setattr(trials.lockstep, "CACHED", 2 * max(tokens))
     shared: list[int] = []
     passing = Shared.passing
     monkeypatch.setattr(
@@ -214,13 +217,13 @@ def test_members_share_passes_of_the_reference_model(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[bool, int]] = []
-    passed_before = trials.packing.passed
+    passed_before = trials.lockstep.passed
 
     def watch(model: Any, batch: Any, asked: Any) -> Any:
         calls.append((asked.reference, len(batch.input_BT)))
         return passed_before(model, batch, asked)
 
-    monkeypatch.setattr(trials.packing, "passed", watch)
+    monkeypatch.setattr(trials.lockstep, "passed", watch)
     packed(configs(llama, "kl undial", epochs=1, optim={"batch_size": 6}), tmp_path).run_epoch()
     # 6 forget rows and 6 partners of each; of undial the reference model passes the forget rows too.
     assert sorted(calls) == [(False, 24), (True, 6), (True, 12)]
@@ -321,6 +324,59 @@ def test_a_pack_that_is_too_large_for_the_memory_starts_the_epoch_again_in_small
     results = pack.run_epoch()
     for name in members:
         assert_twins(results[name], expected[name][1])
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("a bug")])
+def test_an_epoch_that_breaks_off_while_it_is_measured_is_repeated_by_nobody_who_had_ended_it(
+    error: Exception, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = configs(llama, "satimp npo saturation other")
+    expected = twins(members, tmp_path)
+    pack = packed(members, tmp_path)
+    end_epoch, ended = trials.unlearn.Trial.end_epoch, []
+
+    def once(self: Any, losses: Any, started: float) -> EpochResult:
+        ended.append(self.config.seed)
+        if len(ended) == 3:
+            raise error
+        return end_epoch(self, losses, started)
+
+    monkeypatch.setattr(trials.unlearn.Trial, "end_epoch", once)
+    for epoch in range(2):
+        results = pack.run_epoch()
+        for name in members:
+            assert_twins(results[name], expected[name][epoch])
+    assert len(ended) == 9
+    assert_saved_alike(tmp_path, "satimp npo saturation other")
+
+
+def test_a_fault_of_one_member_is_nobody_elses(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = configs(llama, "satimp npo other")
+    expected = twins(members, tmp_path)
+    pack = packed(members, tmp_path)
+    lay_out = trials.passes.Passes.lay_out
+
+    def broken(self: Any, epoch: int, rows: Any) -> Any:
+        if self.config.seed == members["npo"].seed:
+            raise ValueError("a bug")
+        return lay_out(self, epoch, rows)
+
+    monkeypatch.setattr(trials.passes.Passes, "lay_out", broken)
+    results = pack.run_epoch()
+    assert str(results["npo"]) == "a bug"
+    for name in ("satimp", "other"):
+        assert_twins(results[name], expected[name][0])
+    assert pack.run_epoch().keys() == {"satimp", "other"}
+
+
+def test_who_is_not_asked_for_an_epoch_waits(llama: Path, tmp_path: Path) -> None:
+    members = configs(llama, "satimp npo other")
+    expected = twins(members, tmp_path)
+    pack = packed(members, tmp_path)
+    assert pack.run_epoch(["npo", "satimp"]).keys() == {"npo", "satimp"}
+    results = pack.run_epoch()
+    assert_twins(results["other"], expected["other"][0])
+    assert_twins(results["npo"], expected["npo"][1])
 
 
 def test_one_that_needs_too_much_memory_even_alone_fails_by_itself(

@@ -11,21 +11,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trials.adapters import Shared, shallow_copy, why_not
-from trials.asking import Asked, Asking, Current, passed
 from trials.config import LoraConfig, NoAdapter, TrialConfig
 from trials.encoding import collate
+from trials.lockstep import Lockstep
 from trials.logits import linear_head
 from trials.models import workspace
 from trials.objectives import ULD
@@ -35,8 +33,8 @@ from trials.unlearn import Trial, ran_out
 
 logger = logging.getLogger(__name__)
 
-_CACHED = 2048
-"""Tokens of a pass on a CPU: what is made of more no longer stays in its caches (measured on the embedded model)."""
+Ended = EpochResult | Exception
+"""What came of an epoch: `TrialFailed` is a result of the trial, any other error a fault of what runs it."""
 
 
 @dataclass
@@ -68,13 +66,13 @@ class Pack:
     for all at once, the epoch begins again with half as many in a pass.
     """
 
-    def __init__(self, config: TrialConfig) -> None:
-        """Args: a trial of the sort that will join."""
+    def __init__(self, config: TrialConfig, most: int | None = None) -> None:
+        """Takes a trial of the sort that will join, and how many may share a pass; None: all."""
         self._sort, self.warm = _sort(config), workspace(config)
         self.warm.working.requires_grad_(False)
         self._shared = Shared(self.warm.working)
         self._members: dict[str, _Member] = {}
-        self._most: int | None = None
+        self._most = most
         # Seen by trying, on a row of nobody: later on all rows are members'.
         linear_head(self._shared.model, collate(self.warm.forget[:1], self.warm.padding, self.warm.device))
 
@@ -127,76 +125,88 @@ class Pack:
         self._shared.remove(name)
         self._members.pop(name).end.close()
 
-    def run_epoch(self) -> dict[str, EpochResult | TrialFailed]:
-        """Trains and measures one epoch of every member that is not at its end, and writes its checkpoint.
+    def run_epoch(self, names: Collection[str] | None = None) -> dict[str, Ended]:
+        """Trains and measures one epoch of members that are not at their end, and writes their checkpoints.
+
+        An error that is no trial's result ends nobody's epoch but that of the member it comes of.
+
+        Args:
+            names: Of which members; None: of all.
 
         Returns:
             Name -> result; who failed has left.
         """
-        due = [name for name, each in self._members.items() if each.trial.epoch < each.config.epochs]
-        results: dict[str, EpochResult | TrialFailed] = {}
-        sharing = [name for name in due if not self._members[name].reason]
-        while sharing and self._most != 1:
-            names = sharing[: self._most]
-            found = self._if_memory_suffices(names)
-            results |= self._begin_again(names) if found is None else found
+        asked = self._members if names is None else names
+        due = [name for name in asked if not self._members[name].trial.done]
+        results: dict[str, Ended] = {}
+        sharing, most = [name for name in due if not self._members[name].reason], self._most
+        while len(sharing) > 1 and most != 1:
+            most = self._try_together(sharing[:most], results)
             sharing = [name for name in sharing if name not in results]
         for name in due:
             if name not in results:
                 results[name] = self._epoch_alone(name)
         for name, result in results.items():
-            if isinstance(result, TrialFailed) and name in self._members:
+            if isinstance(result, Exception) and name in self._members:
                 self.leave(name)
         return results
 
-    def _if_memory_suffices(self, names: Sequence[str]) -> dict[str, EpochResult | TrialFailed] | None:
-        """One epoch of members that share passes; None, and fewer of them from now on, where memory ran out."""
-        try:
-            return self._epoch_together(names)
-        except RuntimeError as error:
-            if not ran_out(error):
-                raise
-            self._most = max(1, len(names) // 2)
-            logger.warning("out of memory with %d trials in a pass; from now on %d: %s", len(names), self._most, error)
-            return None
+    def _try_together(self, names: Sequence[str], results: dict[str, Ended]) -> int | None:
+        """One epoch of members that share passes; returns how many may try next, fewer where this did not work.
 
-    def _begin_again(self, names: Sequence[str]) -> dict[str, EpochResult | TrialFailed]:
-        """Takes members back to where they were before the epoch that was broken off; returns those that cannot."""
-        failed: dict[str, EpochResult | TrialFailed] = {}
+        Those whose epoch had not ended when it broke off are as they were before it.
+        """
+        try:
+            self._epoch_together(names, results)
+            return self._most
+        except Exception as error:
+            if isinstance(error, RuntimeError) and ran_out(error):
+                most = self._most = max(1, len(names) // 2)
+                logger.warning("out of memory with %d trials in a pass; from now on %d: %s", len(names), most, error)
+            else:
+                most = 1
+                logger.exception("an epoch of %d trials broke off; now each of them by itself", len(names))
         for name in names:
-            member = self._members[name]
-            self.leave(name)
-            try:
-                self.join(name, member.config, member.folder, member.resume_from)
-            except TrialFailed as error:
-                failed[name] = error
+            if name not in results:
+                self._begin_again(name, results)
         gc.collect()
         if self.warm.device.type == "cuda":
             torch.cuda.empty_cache()
-        return failed
+        return most
 
-    def _epoch_alone(self, name: str) -> EpochResult | TrialFailed:
+    def _begin_again(self, name: str, results: dict[str, Ended]) -> None:
+        """Takes a member back to where it was before an epoch that was broken off."""
+        member = self._members[name]
+        self.leave(name)
+        try:
+            self.join(name, member.config, member.folder, member.resume_from)
+        except Exception as error:
+            results[name] = error
+
+    def _epoch_alone(self, name: str) -> Ended:
         trial = self._members[name].trial
         try:
             return self._ended(name, trial.run_epoch)
-        except RuntimeError as error:
-            if not ran_out(error):
-                raise
-            return OutOfMemory(f"out of memory in epoch {trial.epoch + 1}: {error}")
+        except Exception as error:
+            if isinstance(error, RuntimeError) and ran_out(error):
+                return OutOfMemory(f"out of memory in epoch {trial.epoch + 1}: {error}")
+            logger.exception("a trial of a pack ended with an error")
+            return error
 
-    def _epoch_together(self, names: Sequence[str]) -> dict[str, EpochResult | TrialFailed]:
+    def _epoch_together(self, names: Sequence[str], results: dict[str, Ended]) -> None:
         started = time.perf_counter()
         trials = {name: self._members[name].trial for name in names}
-        trained, results = self._train({name: trial.train() for name, trial in trials.items()})
+        lockstep = Lockstep(self.warm, self._shared, {name: trial.model for name, trial in trials.items()})
+        trained, failed = lockstep.train({name: trial.train() for name, trial in trials.items()})
+        results |= failed
         scorer = SharedScorer(self._shared, {name: trials[name].model for name in trained})
         for name, losses in trained.items():
             trial = trials[name]
             trial.evaluator = replace(trial.evaluator, scorer=scorer)
             results[name] = self._ended(name, lambda: trial.end_epoch(losses, started))  # noqa: B023 - called here
             trial.evaluator = replace(trial.evaluator, scorer=None)
-        return results
 
-    def _ended(self, name: str, epoch: Callable[[], EpochResult]) -> EpochResult | TrialFailed:
+    def _ended(self, name: str, epoch: Callable[[], EpochResult]) -> Ended:
         """Runs what is left of an epoch and saves what came of it."""
         member = self._members[name]
         try:
@@ -206,84 +216,6 @@ class Pack:
         member.resume_from = member.folder / "checkpoint"
         member.trial.save(member.resume_from, result)
         return result
-
-    # -- training in lockstep ------------------------------------------------------------------------------------------
-
-    def _train(
-        self, runs: Mapping[str, Asking[dict[str, float]]]
-    ) -> tuple[dict[str, dict[str, float]], dict[str, EpochResult | TrialFailed]]:
-        """Answers what the members' training asks for until all have ended: losses, and failures.
-
-        Who is ahead of the others waits for them: passes without a gradient come first (a loss that looks at the whole
-        step makes them), then passes with one, then one way back for all.
-        """
-        ended: dict[str, dict[str, float]] = {}
-        failed: dict[str, EpochResult | TrialFailed] = {}
-        asked: dict[str, Asked | Tensor] = {}
-
-        def go_on(answered: Mapping[str, Current | None]) -> None:
-            for name, answer in answered.items():
-                asked.pop(name, None)
-                try:
-                    asked[name] = runs[name].send(answer)
-                except StopIteration as end:
-                    ended[name] = end.value
-                except TrialFailed as error:
-                    failed[name] = error
-
-        go_on(dict.fromkeys(runs))
-        while asked:
-            passes = {name: each for name, each in asked.items() if isinstance(each, Asked)}
-            first = {name: each for name, each in passes.items() if not each.gradient} or passes
-            if first:
-                go_on(self._answers(first))
-            else:
-                losses = {name: each for name, each in asked.items() if isinstance(each, Tensor)}
-                _backward(list(losses.values()))
-                go_on(dict.fromkeys(losses))
-        return ended, failed
-
-    def _answers(self, asked: Mapping[str, Asked]) -> dict[str, Current | None]:
-        """One pass for all who look at the same things."""
-
-        def looks_at(name: str) -> tuple[bool, bool, int]:
-            each = asked[name]
-            return each.reference, each.logits, -1 if each.layer is None else each.layer
-
-        found: dict[str, Current | None] = {}
-        for _, group in itertools.groupby(sorted(asked, key=looks_at), looks_at):
-            names = list(group)
-            for some in self._passes_of(names, asked):
-                found |= zip(some, self._pass([asked[name] for name in some], some), strict=True)
-        return found
-
-    def _passes_of(self, names: list[str], asked: Mapping[str, Asked]) -> list[list[str]]:
-        """Who passes together: all; on a CPU fewer, where a pass would leave its caches."""
-        if self.warm.device.type != "cpu":
-            return [names]
-        longest = max(sum(map(len, asked[name].examples)) for name in names)
-        size = max(1, _CACHED // longest)
-        return [names[start : start + size] for start in range(0, len(names), size)]
-
-    def _pass(self, asked: Sequence[Asked], names: Sequence[str]) -> list[Current]:
-        """One pass over everybody's rows."""
-        examples = [example for each in asked for example in each.examples]
-        batch, like = collate(examples, self.warm.padding, self.warm.device), asked[0]
-        if len(names) == 1 or like.reference:
-            model = self.warm.reference if like.reference else self._members[names[0]].trial.model
-            current = passed(model, batch, like)
-        else:
-            with self._shared.passing(names, [len(each.examples) for each in asked]):
-                current = passed(self._shared.model, batch, like)
-        return current.split([each.tokens for each in asked])
-
-
-def _backward(losses: Sequence[Tensor]) -> None:
-    """Gradients of all losses at once; one that is not finite has none, and its trial will say so."""
-    stacked = torch.stack(list(losses))
-    finite = stacked.detach().isfinite()
-    if finite.any():
-        stacked[finite].sum().backward()
 
 
 def _sort(config: TrialConfig) -> tuple[Any, ...]:

@@ -73,7 +73,7 @@ def run_trial(config: TrialConfig, *, folder: Path, resume_from: Path | None = N
             trial = Trial(config, warm, model)
             if resume_from and (result := trial.resume(resume_from)):
                 yield result
-            while trial.epoch < config.epochs:
+            while not trial.done:
                 epoch = trial.epoch + 1
                 result = trial.run_epoch()
                 trial.save(folder / "checkpoint", result)
@@ -155,6 +155,11 @@ class Trial:
         optimiser = Optimiser(self.config.optim, self.parameters, steps=len(self._stage_epochs()) * steps)
         optimiser.masks = self.masks
         return optimiser
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are behind it."""
+        return self.epoch >= self.config.epochs
 
     def run_epoch(self) -> EpochResult:
         """Trains one epoch and evaluates."""
