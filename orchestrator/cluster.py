@@ -134,7 +134,8 @@ def capacity(resources: Resources) -> int:
             [
                 Problem(
                     "resources",
-                    f"a trial asks for cpu {resources.cpu:g} and gpu {resources.share:g}{memory}, but Ray has "
+                    f"a {'pack' if resources.pack > 1 else 'trial'} asks for cpu {resources.cpu:g} and "
+                    f"gpu {resources.process.share:g}{memory}, but Ray has "
                     f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs{has}; "
                     "ask for less (a trial has to fit on one node), join a cluster that has them (RAY_ADDRESS) or, "
                     "where it grows by itself, say how many at once: budget.concurrent",
@@ -159,7 +160,9 @@ def has_room(resources: Resources, aside: Collection[str]) -> bool:
 
 
 def _fits(resources: Resources, there: Mapping[str, float]) -> int:
-    """How many trials fit on a node with these resources of Ray's."""
+    """How many trials fit on a node with these resources of Ray's; of packs, only whole ones count."""
+    if resources.pack > 1:
+        return resources.pack * _fits(resources.process, there)
     fits = there.get("CPU", 0) / resources.cpu
     if 0 < resources.share <= 1:
         fits = min(fits, int(there.get("GPU", 0)) * int(1 / resources.share + 1e-9))

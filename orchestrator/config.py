@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ from orchestrator.resources import Resources, spelt_out
 from orchestrator.search.checks import check_file
 from orchestrator.search.config import (
     TPE,
+    Ablation,
     Bound,
     Budget,
     Confirm,
@@ -120,6 +121,19 @@ class SweepConfig(Frozen):
     def baseline(self, label: str) -> TrialConfig:
         """The base trial with the loss of a preset."""
         return TrialConfig.model_validate(self.trial.model_dump(mode="json") | {"loss": PRESETS[label][0]})
+
+    def reachable(self) -> Iterator[TrialConfig]:
+        """The base trial, baselines, both ends of every range, every choice, values of ablations."""
+        yield self.trial
+        yield from (self.baseline(label) for label in self.baselines)
+        points: list[Any] = list(self.search_space.corners())
+        for sampler in (phase.sampler for phase in self.search_phases):
+            if isinstance(sampler, Ablation):
+                points += [{path: value} for path, values in sampler.values.items() for value in values]
+                points += [sampler.base] if isinstance(sampler.base, dict) else []
+        for point in points:
+            with contextlib.suppress(ValidationError):  # a value that fits together with others only
+                yield self.trial_at(point)
 
     def worst_of(self, objective: str) -> float:
         """The worst value of an objective: its coordinate of the reference point, or the end of the metric's range."""

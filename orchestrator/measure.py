@@ -127,7 +127,8 @@ def _measured(job: Job, measure: Measure) -> tuple[Measured, str]:
 
 def _on_ray(jobs: Sequence[Job], sweep: SweepConfig, delivery: Delivery | None) -> Iterator[tuple[Measured, str]]:
     """The same in processes of Ray's, as many at once as trials; in the order in which they end."""
-    resources, most = sweep.resources, capacity(sweep.resources)
+    resources = sweep.resources.process  # what is measured is measured by itself
+    most = capacity(resources)
     memory = resources.bundle.get("memory", 0)
     task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.share, memory=memory, max_retries=resources.retries)(
         _task

@@ -10,13 +10,11 @@ import math
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
-from pydantic import ValidationError
 from ray.exceptions import RayError
 from rich.console import Console
 
@@ -27,7 +25,6 @@ from orchestrator.events import Packed
 from orchestrator.ledger import Ledger
 from orchestrator.problems import ConfigError, Problem
 from orchestrator.resources import AUTO, GIB, Resources
-from orchestrator.search.config import Ablation
 from orchestrator.worker import TrialFunction
 from trials.config import LoraConfig, ModelConfig, NoAdapter, Requests, TrialConfig
 from trials.identity import digest
@@ -155,7 +152,7 @@ def heaviest(sweep: SweepConfig) -> TrialConfig:
     passes most sequences or needs most of the reference model. Nothing is learnt (a rate of 1e-12), so that it cannot
     diverge. Not seen: an assistant of uld beside a loss that counts more, and metrics of `evaluation.front`.
     """
-    trials = [sweep.trial, *_reachable(sweep)]
+    trials = list(sweep.reachable())
     model = max((each.model for each in trials), key=_weight_of_model)
     optim = max((each.optim for each in trials), key=lambda each: each.mask.type == "wagle")
     rows = max(each.optim.batch_size for each in trials)
@@ -164,20 +161,6 @@ def heaviest(sweep: SweepConfig) -> TrialConfig:
     loss = max((each.loss for each in trials), key=_passes_of)
     changes = {"model": model, "optim": optim, "loss": loss, "requests": Requests(), "epochs": 1, "seed": 0}
     return sweep.trial.model_copy(update=changes)
-
-
-def _reachable(sweep: SweepConfig) -> Iterator[TrialConfig]:
-    yield from (sweep.baseline(label) for label in sweep.baselines)
-    points: list[Any] = list(sweep.search_space.corners())
-    for phase in sweep.search_phases:
-        if isinstance(phase.sampler, Ablation):
-            points += [{path: value} for path, values in phase.sampler.values.items() for value in values]
-            points += [phase.sampler.base] if isinstance(phase.sampler.base, dict) else []
-    for point in points:
-        try:
-            yield sweep.trial_at(point)
-        except ValidationError:  # a value that fits together with others only
-            continue
 
 
 def _weight_of_model(model: ModelConfig) -> tuple[bool, bool, int]:

@@ -57,7 +57,7 @@ class SweepProgress:
         self._latest: Suggested | None = None
         self._running: dict[str, Epoch | None] = {}
         self._paused: set[str] = set()
-        self._spending = Spending(sweep.budget, sweep.resources.gpu)
+        self._spending = Spending(sweep.budget, sweep.resources)
         for event in history.events:
             self._take(event)
         self._running.clear()  # those of before are handed out again

@@ -1,11 +1,11 @@
-"""What one trial takes of a machine: CPUs, GPUs or a part of one, memory; and what it may cost in faults."""
+"""What one trial, or a pack of them, takes of a machine: CPUs, GPUs or a part of one, memory; and what faults cost."""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from trials.settings import Frozen
 
@@ -41,6 +41,9 @@ class Resources(Frozen):
     memory: float | None = Field(
         None, gt=0, description="GiB of the machine's memory that Ray sets aside for a trial; null: it is not counted"
     )
+    pack: PositiveInt = Field(
+        1, description="LoRA trials that train in one process, in passes that they share; cpu, gpu, memory are a pack's"
+    )
     retries: int = Field(2, ge=0, description="times that a trial is run again after an error of its own")
     losses: int = Field(5, ge=0, description="times that a trial is run again after its node or worker was lost")
     timeout_minutes: float | None = Field(
@@ -49,20 +52,30 @@ class Resources(Frozen):
 
     @property
     def share(self) -> float:
-        """GPUs, or the part of one, that a trial takes.
+        """GPUs, or the part of one, that a trial takes, one of a pack too.
 
         Raises:
             ValueError: It is `auto` and has not been measured.
         """
         if self.gpu == AUTO:
             raise ValueError("resources.gpu is auto and no probe has been measured")
-        return float(self.gpu)
+        return _part(float(self.gpu), self.pack)
 
     @property
     def bundle(self) -> dict[str, float]:
         """The same in Ray's words; memory in bytes."""
-        memory = {"memory": float(math.ceil(self.memory * GIB))} if self.memory else {}
-        return {"CPU": self.cpu, "GPU": self.share} | memory
+        memory = {"memory": float(math.ceil(self.memory * GIB / self.pack))} if self.memory else {}
+        return {"CPU": _part(self.cpu, self.pack), "GPU": self.share} | memory
+
+    @property
+    def process(self) -> Resources:
+        """What one process takes, whether it runs a trial or a pack of them."""
+        return self.model_copy(update={"pack": 1})
+
+
+def _part(of: float, trials: int) -> float:
+    """The share of each of so many trials, in Ray's four decimals: all of them together fit."""
+    return of if trials == 1 else math.floor(1e4 * of / trials) / 1e4
 
 
 def spelt_out(value: Any) -> Any:

@@ -30,6 +30,7 @@ from orchestrator.housekeeping import Housekeeping
 from orchestrator.ledger import Ledger
 from orchestrator.measure import jobs_of, measure_front
 from orchestrator.mirror import mirrored
+from orchestrator.packs import start_packs
 from orchestrator.placement import place_trials
 from orchestrator.prepare import PrepareError, prepare_models
 from orchestrator.problems import ConfigError, Problem, RunFailed
@@ -272,8 +273,9 @@ def _tuner(
     )
     resources = tune.PlacementGroupFactory([sweep.resources.bundle], **selector)
     threads, system_metrics = max(1, int(sweep.resources.cpu)), sweep.tracking.system_metrics
-    of_all = {"trial": trial, "threads": threads, "system_metrics": system_metrics, "delivery": delivery}
-    worker = tune.with_parameters(Worker, **of_all)
+    packs = start_packs(sweep.resources) if sweep.resources.pack > 1 and trial is None else None
+    of_all = {"threads": threads, "system_metrics": system_metrics, "delivery": delivery, "packs": packs}
+    worker = tune.with_parameters(Worker, trial=trial, **of_all)
     return tune.Tuner(
         tune.with_resources(worker, resources),
         tune_config=tune.TuneConfig(

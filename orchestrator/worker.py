@@ -22,6 +22,7 @@ from ray import tune
 from orchestrator.cluster import is_leaving
 from orchestrator.delivery import Delivery
 from orchestrator.ledger import write_atomically
+from orchestrator.packs import seated
 from orchestrator.redaction import LogFormatter
 from orchestrator.search.faults import LEAVING, PLACE
 from orchestrator.tracking.usage import Usage
@@ -48,9 +49,11 @@ class Worker(tune.Trainable):
         threads: int = 1,
         system_metrics: bool = False,
         delivery: Delivery | None = None,
+        packs: Any = None,
     ) -> None:
         """Called once a process, with its first trial."""
-        self._trial, self._threads, self._system_metrics, self._delivery = trial, threads, system_metrics, delivery
+        self._trial = seated(packs) if packs else trial
+        self._threads, self._system_metrics, self._delivery = threads, system_metrics, delivery
         self._begin(config, warm=False)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

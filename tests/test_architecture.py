@@ -65,14 +65,14 @@ LAYERS = {
         ),
         "extension housekeeping submission rehearsal.curves search.observations",
         (
-            "cluster delivery folder jobs progress reference.design_space reference.metric_families "
+            "cluster delivery folder jobs pack_process progress reference.design_space reference.metric_families "
             "reference.sweep_file rehearsal.curve_files report.figures search.faults search.rungs"
         ),
         (
             "report.anchor_sections report.answer report.effort_figures report.parameter_figures "
-            "report.record_sections search.proposals worker"
+            "report.record_sections search.proposals packs"
         ),
-        "importing.sweep_file search.agenda search.journal tracking.course tracking.runs tracking.views",
+        "importing.sweep_file search.agenda search.journal tracking.course tracking.runs tracking.views worker",
         "tracking.note",
         "report.front_sections report.search_sections",
         "doctor measure placement reference.metrics_page report.sections report.weight_figures tracking.store",
@@ -114,6 +114,7 @@ UPWARD = {
     ("orchestrator.placement", "trials.unlearn"): "in functions",
     ("orchestrator.single", "trials.unlearn"): "in functions",
     ("orchestrator.worker", "trials.unlearn"): "in functions",
+    ("orchestrator.pack_process", "trials.packing"): "in functions",
     ("orchestrator.prepare", "trials.references"): "in functions",
     ("orchestrator.loading", "trials.models"): "in functions",
     ("orchestrator.standalone", "trials.models"): "in functions",
@@ -148,7 +149,18 @@ _TORCH = (
     "passes",
     "unlearn",
 )
-_RAY = ("delivery", "search.study", "search.schedulers", "worker", "sweep", "cluster", "measure", "placement", "doctor")
+_RAY = (
+    "packs",
+    "delivery",
+    "search.study",
+    "search.schedulers",
+    "worker",
+    "sweep",
+    "cluster",
+    "measure",
+    "placement",
+    "doctor",
+)
 _OPTUNA = ("search.observations", "search.proposals", "search.journal")
 _RICH = (
     "measure",
@@ -185,7 +197,7 @@ EXTERNAL: dict[str, dict[str, str]] = {
         "top": TORCH,
         "in functions": (
             "orchestrator.worker orchestrator.prepare orchestrator.measure orchestrator.placement "
-            "orchestrator.standalone orchestrator.export orchestrator.doctor"
+            "orchestrator.standalone orchestrator.export orchestrator.doctor orchestrator.pack_process"
         ),
         "for types": "trials.weighting trials.pooling trials.weight_profile",
     },

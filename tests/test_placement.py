@@ -20,6 +20,7 @@ from orchestrator.ledger import Ledger, read_events, read_records
 from orchestrator.placement import Reading, heaviest, packed, place_trials
 from orchestrator.problems import ConfigError
 from orchestrator.rehearsal.plan import make_plan, show_plan
+from orchestrator.resources import Resources
 from orchestrator.results.front import summarise
 from orchestrator.search.config import Budget
 from orchestrator.search.spending import Spending
@@ -183,9 +184,9 @@ def test_a_trial_on_the_cpu_leaves_the_gpus_of_a_cluster_alone(monkeypatch: pyte
 
 def test_gpu_hours_follow_what_was_measured() -> None:
     event = packed("of", Reading(GIB, 4 * GIB, "GPU"), 0.0, gpu=True)
-    spending = Spending(Budget(), "auto")
+    spending = Spending(Budget(), Resources(gpu="auto"))
     spending.take(event)
-    assert (spending.gpu, Spending(Budget(), 0.5).gpu) == (0.25, 0.5)
+    assert (spending.gpu, Spending(Budget(), Resources(gpu=0.5)).gpu) == (0.25, 0.5)
     assert summarise(info_of(auto()), [event]).gpu == 0.25
     assert summarise(info_of(auto()), []).gpu == 0
     assert isinstance(event, OF_NO_TRIAL)

@@ -14,6 +14,7 @@ from orchestrator.events import Anchor, Ended, Epoch, Event, Opened, Record, Sug
 from orchestrator.ledger import History
 from orchestrator.rehearsal.curves import Curve
 from orchestrator.rehearsal.simulator import simulate
+from orchestrator.resources import Resources
 from orchestrator.results.effects import ablations
 from orchestrator.results.front import front_of, knee_of
 from orchestrator.search.config import NSGA2, TPE
@@ -429,7 +430,7 @@ def test_confirmations_are_not_paid_from_the_budget() -> None:
 
 
 def test_time_between_two_drivers_costs_nothing() -> None:
-    spending = Spending(small_sweep(budget={"trials": 9, "hours": 2}).budget, gpu=0.0)
+    spending = Spending(small_sweep(budget={"trials": 9, "hours": 2}).budget, Resources())
     trial = suggested(run(small_sweep(budget={"trials": 1})))[0]
     for event in (
         Opened(at=0.0, fingerprint="f"),

@@ -122,7 +122,7 @@ def _concurrent(sweep: SweepConfig) -> int | None:
         return sweep.budget.concurrent
     if sweep.resources.gpu or os.environ.get("RAY_ADDRESS"):
         return None
-    return max(1, int((os.cpu_count() or 1) / sweep.resources.cpu))
+    return max(1, int((os.cpu_count() or 1) / sweep.resources.cpu)) * sweep.resources.pack
 
 
 def _seconds_an_epoch(sweep: SweepConfig, benchmark: Benchmark, output: Path) -> float | None:

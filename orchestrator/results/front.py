@@ -240,7 +240,7 @@ def _gpu_of(info: SweepInfo, events: Iterable[Event]) -> float:
     gpu = get_path(info.config, "resources.gpu", 0.0)
     if gpu == AUTO:
         return next((event.gpu for event in reversed(list(events)) if isinstance(event, Packed)), 0.0)
-    return float(gpu)
+    return float(gpu) / float(get_path(info.config, "resources.pack", 1))
 
 
 def _cause(event: Ended | Measured) -> str:

@@ -68,7 +68,7 @@ class Agenda:
         self.unended: dict[str, Suggested] = {}
         self.suggested: dict[str, Suggested] = {}
         self.exhausted: str | None = None
-        self.spending = Spending(sweep.budget, sweep.resources.gpu)
+        self.spending = Spending(sweep.budget, sweep.resources)
         self.number = 0
         self._data, self._model = digests
         self._base = sweep.trial.model_dump(mode="json")

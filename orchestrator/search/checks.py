@@ -17,7 +17,7 @@ from orchestrator.search.designs import ablation_points
 from orchestrator.trial_checks import lacking
 from search_spaces.space import SearchSpace, SpaceError, with_paths
 from trials.benchmarks import Benchmark
-from trials.config import TrialConfig
+from trials.config import NoAdapter, TrialConfig
 from trials.registry import LOWER, METRICS
 
 if TYPE_CHECKING:
@@ -159,7 +159,27 @@ def _check_budget(sweep: SweepConfig) -> list[Problem]:
     if sweep.resources.cpu > cpus and not os.environ.get("RAY_ADDRESS"):
         many = f"{sweep.resources.cpu:g} is more than the {cpus} CPUs here; lower it or join a cluster (RAY_ADDRESS)"
         problems.append(Problem("resources.cpu", many))
-    return problems
+    return [*problems, *_check_pack(sweep)]
+
+
+def _check_pack(sweep: SweepConfig) -> Iterator[Problem]:
+    """Whether all trials can share the process of a pack."""
+    resources, path = sweep.resources, "resources.pack"
+    if resources.pack == 1:
+        return
+    if resources.gpu == AUTO:
+        yield Problem("resources.gpu", "auto: a probe measures a trial by itself, not a pack; write a number, as in 1")
+    elif resources.process.share > 1 or sweep.trial.model.device_map is not None:
+        yield Problem(path, f"{resources.pack}: a pack is on one GPU, and its model too; write resources.gpu: 1")
+    if sweep.tracking.system_metrics:
+        several = f"they are those of a process, which runs {resources.pack} trials (resources.pack); leave it out"
+        yield Problem("tracking.system_metrics", several)
+    models = [trial.model for trial in sweep.reachable()]
+    if any(isinstance(model.adapter, NoAdapter) for model in models):
+        yield Problem(path, f"{resources.pack}: only LoRA trials share weights; set trial.model.adapter.type: lora")
+    if any(model.model_copy(update={"adapter": models[0].adapter}) != models[0] for model in models):
+        other = "its trials share one model in one dtype; take what is not model.adapter out of the space"
+        yield Problem(path, f"{resources.pack}: {other}")
 
 
 # -- what proposes -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.events import OF_NO_TRIAL, Epoch, Event, Measured, Opened, Packed, Suggested
-from orchestrator.resources import AUTO, Gpu
+from orchestrator.resources import AUTO, Resources
 from orchestrator.search.config import Budget
 
 FREE = ("earlier", "confirm")
@@ -18,11 +18,12 @@ class Spending:
 
     Args:
         budget: The limits.
-        gpu: GPUs, or parts of one, that a trial takes; `auto`: as the last probe says.
+        resources: Of a trial; where they are `auto`, its GPU is as the last probe says.
     """
 
-    def __init__(self, budget: Budget, gpu: Gpu) -> None:
-        self.budget, self.gpu, self._asks = budget, 0.0 if gpu == AUTO else float(gpu), gpu == AUTO
+    def __init__(self, budget: Budget, resources: Resources) -> None:
+        self.budget, self._asks = budget, resources.gpu == AUTO
+        self.gpu = 0.0 if self._asks else resources.share
         self.trials = self.epochs = 0
         self.trial_seconds = 0.0
         self._free: set[str] = set()

@@ -1,0 +1,260 @@
+"""Packs in a sweep: each trial is its unpacked twin, and what befalls one of them or their process is nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+
+import orchestrator.pack_process
+from orchestrator.config import SweepConfig
+from orchestrator.events import Epoch, Record, Resumed
+from orchestrator.ledger import read_events, read_records
+from orchestrator.pack_process import PackProcess
+from orchestrator.resources import Resources
+from orchestrator.sweep import run_sweep
+from tests import tiny
+from trials.benchmarks import load_benchmark
+from trials.config import TrialConfig
+from trials.result import Diverged, EpochResult
+
+LORA = {"adapter": {"type": "lora", "rank": 2}}
+
+
+# -- the process -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _cold() -> Iterator[None]:
+    with tiny.cold():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orchestrator.pack_process, "WAIT", 0.2)
+
+
+def members(llama: Path, folder: Path, count: int, **sections: Any) -> dict[Path, TrialConfig]:
+    configs = {folder / str(seed): tiny.trial(llama, model=LORA, seed=seed, **sections) for seed in range(count)}
+    for place in configs:
+        place.mkdir(parents=True)
+    return configs
+
+
+async def through(process: PackProcess, folder: Path, trial: TrialConfig, most: int = 99) -> list[EpochResult]:
+    """What a worker does; it stops after so many results."""
+    found: list[EpochResult] = []
+    checkpoint = folder / "checkpoint"
+    while len(found) < most:
+        result = await process.epoch(trial, folder, not found, checkpoint if checkpoint.exists() else None)
+        if isinstance(result, Exception):
+            raise result
+        found.append(result)
+        if result.last:
+            break
+    await process.leave(str(folder))
+    return found
+
+
+def assert_twins(found: list[EpochResult], config: TrialConfig, folder: Path) -> None:
+    expected = tiny.run(config, folder)
+    assert [result.epoch for result in found] == [result.epoch for result in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-4, abs=1e-4)
+
+
+def test_all_who_ask_train_in_one_round(llama: Path, tmp_path: Path) -> None:
+    configs = members(llama, tmp_path, 3, epochs=2)
+    rounds: list[int] = []
+
+    async def run() -> list[list[EpochResult]]:
+        process = PackProcess(Resources(pack=3), None)
+        epoch = process._epoch
+        process._epoch = lambda names: rounds.append(len(names)) or epoch(names)  # type: ignore[method-assign, func-returns-value]
+        return await asyncio.gather(*(through(process, *each) for each in configs.items()))
+
+    found = asyncio.run(run())
+    assert rounds[-1] == 3
+    assert sum(rounds) == 6
+    for (place, config), results in zip(configs.items(), found, strict=True):
+        assert_twins(results, config, place / "alone")
+
+
+def test_who_stops_makes_room_and_who_asks_no_more_is_not_waited_for(llama: Path, tmp_path: Path) -> None:
+    configs = members(llama, tmp_path, 4, epochs=3)
+    (one, stopped, gone, late) = configs.items()
+
+    async def run() -> list[list[EpochResult]]:
+        process = PackProcess(Resources(pack=3), None)
+
+        async def next_one() -> list[EpochResult]:
+            await through(process, *stopped, most=1)
+            return await through(process, *late)
+
+        first = asyncio.create_task(through(process, *one))
+        second = asyncio.create_task(next_one())
+        answer = await process.epoch(gone[1], gone[0], True, None)  # its worker then dies without a word
+        assert isinstance(answer, EpochResult)
+        return [await first, await second]
+
+    found = asyncio.run(run())
+    assert_twins(found[0], one[1], one[0] / "alone")
+    assert_twins(found[1], late[1], late[0] / "alone")
+
+
+def test_who_was_taken_for_dead_goes_on_from_its_checkpoint(llama: Path, tmp_path: Path) -> None:
+    configs = members(llama, tmp_path, 2, epochs=3)
+    (one, slow) = configs.items()
+
+    async def run() -> list[EpochResult]:
+        process = PackProcess(Resources(pack=2), None)
+        first = asyncio.create_task(through(process, *one))
+        results = [await process.epoch(slow[1], slow[0], True, None)]
+        await first
+        assert str(slow[0]) not in process._members
+        results += [await process.epoch(slow[1], slow[0], False, None) for _ in range(2)]
+        return [result for result in results if isinstance(result, EpochResult)]
+
+    assert_twins(asyncio.run(run()), slow[1], slow[0] / "alone")
+
+
+def test_a_worker_that_begins_again_gets_the_last_epoch_again(llama: Path, tmp_path: Path) -> None:
+    ((place, config),) = members(llama, tmp_path, 1, epochs=3).items()
+
+    async def run() -> list[EpochResult]:
+        process = PackProcess(Resources(pack=2), None)
+        before = await through(process, place, config, most=1)
+        await process.epoch(config, place, False, None)  # ended, and nobody heard of it
+        return before + await through(process, place, config)
+
+    found = asyncio.run(run())
+    assert [result.epoch for result in found] == [1, 2, 3]
+    assert_twins(found, config, place / "alone")
+
+
+def test_failures_are_answers_and_only_a_fault_of_all_breaks_the_process(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trials.passes import Passes
+
+    configs = members(llama, tmp_path, 2, epochs=2)
+    (one, other) = configs.items()
+    lay_out = Passes.lay_out
+    faults: dict[int, Exception] = {0: Diverged("far away")}
+
+    def broken(self: Passes, epoch: int, rows: Any) -> Any:
+        if self.config.seed in faults:
+            raise faults[self.config.seed]
+        return lay_out(self, epoch, rows)
+
+    monkeypatch.setattr(Passes, "lay_out", broken)
+
+    async def run() -> None:
+        process = PackProcess(Resources(pack=2), None)
+        answers = await asyncio.gather(*(process.epoch(trial, place, True, None) for place, trial in configs.items()))
+        assert isinstance(answers[0], Diverged)
+        assert isinstance(answers[1], EpochResult)
+        assert await process.is_well()
+        faults[0] = ValueError("a bug")
+        answers = await asyncio.gather(
+            process.epoch(one[1], one[0], True, None), process.epoch(other[1], other[0], False, None)
+        )
+        assert str(answers[0]) == "a bug"
+        assert isinstance(answers[1], EpochResult)
+        assert await process.is_well()
+        answer = await process.epoch(one[1], one[0], True, None)
+        assert str(answer) == "a bug"
+        assert not await process.is_well()
+
+    asyncio.run(run())
+
+
+# -- a sweep -----------------------------------------------------------------------------------------------------------
+
+
+def swept(llama: Path, output: Path, **changes: Any) -> tuple[Path, list[Record]]:
+    config: dict[str, Any] = {
+        "name": "packed",
+        "trial": tiny.trial(llama, model=LORA, epochs=2).model_dump(mode="json"),
+        "space": {"optim.lr": {"choice": [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3]}},
+        "sampler": {"type": "grid"},
+        "scheduler": {"type": "none"},
+        "budget": {"trials": 6, "concurrent": 3},
+        "resources": {"pack": 3},
+    }
+    sweep = SweepConfig.model_validate(config | changes)
+    with open(os.devnull, "w") as nowhere:
+        run_sweep(sweep, load_benchmark(sweep.trial.benchmark), output=output, console=Console(file=nowhere))
+    return output / sweep.name, read_records(output / sweep.name)
+
+
+def by_rate(records: list[Record]) -> dict[float, dict[str, float]]:
+    assert {record.state for record in records} == {"COMPLETE"}
+    return {record.params["optim.lr"]: record.metrics for record in records}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_packed_sweep_has_the_metrics_of_an_unpacked_one(llama: Path, tmp_path: Path) -> None:
+    _, packed = swept(llama, tmp_path / "packed")
+    _, alone = swept(llama, tmp_path / "alone", resources={}, budget={"trials": 6, "concurrent": 1})
+    found, expected = by_rate(packed), by_rate(alone)
+    assert found.keys() == expected.keys()
+    for rate, metrics in expected.items():
+        assert found[rate] == pytest.approx(metrics, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_who_is_stopped_early_leaves_its_seat_to_the_next(llama: Path, tmp_path: Path) -> None:
+    folder, records = swept(
+        llama,
+        tmp_path,
+        trial=tiny.trial(llama, model=LORA, epochs=4).model_dump(mode="json"),
+        scheduler={"type": "pareto_asha", "grace_period": 1, "reduction_factor": 2},
+        budget={"trials": 6, "concurrent": 2},
+        resources={"pack": 2},
+    )
+    assert len(records) == 6
+    states = [record.state for record in records]
+    assert set(states) == {"COMPLETE", "PRUNED"}
+    epochs = [(event.trial_id, event.epoch) for event in read_events(folder) if isinstance(event, Epoch)]
+    assert len(epochs) == len(set(epochs)) == sum(record.epoch for record in records)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_pack_whose_process_is_killed_goes_on_in_another(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    append = orchestrator.ledger.Ledger.append
+
+    def kill_once(self: Any, event: Any) -> None:
+        append(self, event)
+        if isinstance(event, Epoch) and not killed:
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # it has ended just now
+                    if process.name().startswith("ray::PackProc"):
+                        process.kill()
+                        killed.append(process.pid)
+
+    monkeypatch.setattr(orchestrator.ledger.Ledger, "append", kill_once)
+    folder, packed = swept(llama, tmp_path / "packed")
+    assert len(killed) == 1
+    events = read_events(folder)
+    assert {event.why for event in events if isinstance(event, Resumed)} == {"worker"}
+    _, alone = swept(llama, tmp_path / "alone", resources={}, budget={"trials": 6, "concurrent": 1})
+    for rate, metrics in by_rate(alone).items():
+        assert by_rate(packed)[rate] == pytest.approx(metrics, rel=1e-4, abs=1e-4)
