@@ -65,6 +65,12 @@ def test_as_many_trials_of_that_peak_as_fit_with_the_margin_and_not_one_more(
     assert _fits(resources, {"CPU": 1000, "GPU": gpus}) == gpus * event.trials
 
 
+def test_of_packs_only_whole_ones_fit() -> None:
+    assert _fits(Resources(cpu=2, pack=8), {"CPU": 5}) == 16
+    assert _fits(Resources(cpu=1, gpu=1, pack=3), {"CPU": 4, "GPU": 2}) == 6
+    assert _fits(Resources(cpu=2, pack=8), {"CPU": 1}) == 0
+
+
 @given(total=st.integers(GIB, 500 * GIB), peak=st.integers(GIB // 4, 60 * GIB), margin=st.floats(0, 0.9))
 def test_without_a_gpu_trials_share_the_memory_that_ray_counts(total: int, peak: int, margin: float) -> None:
     if peak > total * (1 - margin):

@@ -103,6 +103,17 @@ REFUSED = """
   resources.gpu: 1.5: ... several whole ones, above 1 it must be a whole number; write 1 or 2
 {resources: {gpu: 2}}
   resources.gpu: 2: a trial uses one GPU unless ...; set trial.model.device_map: balanced, or take 1 (DDP ...)
+{resources: {pack: 8}}
+  resources.pack: 8: only LoRA trials share weights; set trial.model.adapter.type: lora
+{resources: {pack: 8, gpu: auto}, trial: {model: {adapter: {type: lora}}}, tracking: {system_metrics: true}}
+  resources.gpu: auto: a probe measures a trial by itself, not a pack; write a number, as in 1
+  tracking.system_metrics: they are those of a process, which runs 8 trials (resources.pack); leave it out
+{resources: {pack: 2}, trial: {model: {adapter: {type: lora}}}, space: {model.dtype: {choice: [float32, bfloat16]}}}
+  resources.pack: 2: its trials share one model in one dtype; take what is not model.adapter out of the space
+{resources: {pack: 2, gpu: 2}, trial: {model: {adapter: {type: lora}, device_map: balanced}}}
+  resources.pack: 2: a pack is on one GPU, and its model too; write resources.gpu: 1
+{resources: {pack: 0}}
+  resources.pack: 0 must be ...
 {resources: {gpu: many}}
   resources.gpu: 'many' must be auto or a number of GPUs, 0 or more; write 0, 0.5, 1, 2 or auto
 {resources: {gpu: -1}}
@@ -199,6 +210,15 @@ def test_the_short_form_of_resources_is_the_long_one(tmp_path: Path) -> None:
     assert load(tmp_path, {}, "resources=auto", "resources.margin=0.2").resources == long
     several = {"trial": {"model": {"device_map": "balanced"}}, "resources": {"gpu": 2}}
     assert load(tmp_path, several).resources.bundle == {"CPU": 1.0, "GPU": 2.0}
+
+
+def test_the_trials_of_a_pack_take_equal_parts_of_what_it_takes(tmp_path: Path) -> None:
+    lora = {"trial": {"model": {"adapter": {"type": "lora"}}}}
+    resources = load(tmp_path, lora | {"resources": {"pack": 3, "gpu": 1, "memory": 3}}).resources
+    assert resources.bundle == {"CPU": 0.3333, "GPU": 0.3333, "memory": float(2**30)}
+    assert resources.process.bundle == {"CPU": 1.0, "GPU": 1.0, "memory": 3.0 * 2**30}
+    ranks = {"space": {"model.adapter.rank": {"choice": [4, 8]}}, "resources": {"pack": 8}}
+    assert load(tmp_path, lora | ranks).resources.share == 0
 
 
 def test_set_reaches_into_phases_and_appends_one(tmp_path: Path) -> None:
