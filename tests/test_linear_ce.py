@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tests import tiny
+from tests.largest import Largest
 from trials.benchmarks import Row
 from trials.encoding import Batch, Padding, collate, encode
 from trials.heads import LOGITS, Formula, Logits, fused_ce
@@ -65,21 +64,6 @@ def test_chunks_give_the_values_and_gradients_of_whole_logits(
     torch.testing.assert_close(ce_N, plain_N, rtol=error, atol=error)
     for found, wanted in zip(torch.autograd.grad(weighted(ce_N), leaves), expected, strict=True):
         assert (found - wanted).abs().max() <= error * wanted.abs().max()
-
-
-class Largest(TorchDispatchMode):
-    """The most values that an operation gives in a tensor with a vocabulary in it, the head's own gradient left out."""
-
-    def __init__(self, vocabulary: int, hidden: int) -> None:
-        super().__init__()
-        self.vocabulary, self.hidden, self.found = vocabulary, hidden, 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        for each in tree_leaves(output):
-            if isinstance(each, Tensor) and self.vocabulary in each.shape and self.hidden not in each.shape:
-                self.found = max(self.found, each.numel())
-        return output
 
 
 @pytest.mark.parametrize("rows_of_a_chunk", [1, 7, 40])
