@@ -85,18 +85,15 @@ class Logits:
         """
         if self.weight_VH is None:
             return formula(self.rows_NX, *_of(given, slice(None), self.rows_NX.device))
-        rows, place = self._rows(most), self.weight_VH.device
+        hidden_NH, work = self.rows_NX.to(self.weight_VH.device), _Work(formula, given, self._rows(most))
         head = [part for part in (self.weight_VH, self.bias_V) if part is not None]
         trained = torch.is_grad_enabled() and any(part.requires_grad for part in head)
-        frozen = torch.is_grad_enabled() and not trained and self.rows_NX.requires_grad
-        work = _Work(formula, given, rows)
-        if trained and len(self.rows_NX) <= rows:
-            value_N = formula(self.whole().to(place), *_of(given, slice(None), place))
-        elif trained or frozen:
+        frozen = torch.is_grad_enabled() and not trained and hidden_NH.requires_grad
+        if frozen or (trained and len(hidden_NH) > work.rows):
             way = _UnderTrained if trained else _UnderFrozen
-            value_N = way.apply(self.rows_NX.to(place), self.weight_VH, self.bias_V, work)  # type: ignore[no-untyped-call]
-        else:
-            value_N = work.values(self.rows_NX.to(place), self.weight_VH, self.bias_V)
+            value_N: Tensor = way.apply(hidden_NH, self.weight_VH, self.bias_V, work)  # type: ignore[no-untyped-call]
+        else:  # without gradient, or of one chunk, whose logits are kept for the way back
+            value_N = work.values(hidden_NH, self.weight_VH, self.bias_V)
         return value_N.to(self.rows_NX.device)
 
     def _rows(self, most: int) -> int:
