@@ -25,8 +25,8 @@ LAYERS = {
         "config",  # what a trial is
         "identity",  # and what it is called
         "benchmarks losses optimiser",
-        "muse wmdp encoding forget",
-        "material logits",  # a benchmark as token ids, and what a model makes of them
+        "muse wmdp encoding heads",
+        "material logits forget",  # a benchmark as token ids, and what a model makes of them
         "models asking adapters",
         "target attribution generate scoring gradients robustness similarity",
         "passes evaluate shared_scoring",
@@ -128,6 +128,7 @@ UPWARD = {
 
 _TORCH = (
     "losses",
+    "heads",
     "forget",
     "optimiser",
     "encoding",
@@ -183,7 +184,7 @@ TORCH, RICH = (
     " ".join(f"orchestrator.{name}" for name in _RICH),
 )
 EXTERNAL: dict[str, dict[str, str]] = {
-    "cut_cross_entropy": {"in functions": "trials.losses"},
+    "cut_cross_entropy": {"in functions": "trials.heads"},
     "ray": {"top": " ".join(f"orchestrator.{name}" for name in _RAY), "in functions": "orchestrator.jobs"},
     "optuna": {
         "top": " ".join(f"orchestrator.{name}" for name in _OPTUNA),

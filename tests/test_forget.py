@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trials.forget import OBJECTIVES, ForgetPass, Refusals, forget_loss, kto_baseline, weights_of
+from trials.heads import Logits
 from trials.losses import PUBLISHED_LENGTH, token_ce
 from trials.objectives import Forget, LossConfig
 
@@ -104,9 +105,9 @@ class Rows:
             reference_ce_BA=rows(reference_ce_N),
             important_BA=rows(self.important_N[n]),
             draw_BA=rows(self.draw_N[n]),
-            logits_NV=self.logits_NV[n],
+            logits_NV=Logits(self.logits_NV[n]),
             target_N=self.target_N[n],
-            reference_logits_NV=self.reference_logits_NV[n],
+            reference_logits_NV=Logits(self.reference_logits_NV[n]),
             hidden_NH=self.hidden_NH[n],
             direction_H=self.direction_H,
             refusals=Refusals(
@@ -483,9 +484,9 @@ def logits_pass(logits: list[list[float]], target: list[int], reference: list[li
         torch.ones_like(ce, dtype=torch.bool),
         tokens=len(target),
         rows=1,
-        logits_NV=tensor,
+        logits_NV=Logits(tensor),
         target_N=target_N,
-        reference_logits_NV=torch.tensor(logits if reference is None else reference, dtype=torch.float64),
+        reference_logits_NV=Logits(torch.tensor(logits if reference is None else reference, dtype=torch.float64)),
     )
 
 
@@ -499,14 +500,14 @@ def test_undial_is_the_cross_entropy_to_the_lowered_reference() -> None:
 def test_undial_of_strength_0_has_nothing_to_do_at_the_reference() -> None:
     view = logits_pass([[1.0, 2.0, -1.0], [0.0, 0.0, 3.0]], [0, 2])
     forget_loss(view, config("undial", strength=0.0)).backward()
-    gradient = view.need("logits_NV").grad
+    gradient = view.need("logits_NV").rows_NX.grad
     assert gradient.abs().max() < 1e-15
 
 
 def test_undial_of_great_strength_asks_for_the_reference_without_the_answer() -> None:
     view = logits_pass([[1.0, 2.0, 0.0]], [0], [[5.0, 2.0, 0.0]])
     forget_loss(view, config("undial", strength=1000.0)).backward()
-    logits = view.need("logits_NV")
+    logits = view.need("logits_NV").rows_NX
     asked = torch.tensor([[-math.inf, 2.0, 0.0]], dtype=torch.float64).softmax(-1)
     torch.testing.assert_close(logits.grad, logits.detach().softmax(-1) - asked, rtol=1e-9, atol=1e-12)
 

@@ -1,4 +1,4 @@
-"""Cross-entropies without all logits at once: the same numbers and gradients as with them, in less memory."""
+"""Losses of logits without all logits at once: the same numbers and gradients as with them, in less memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tests import tiny
+from tests.largest import Largest
 from trials.benchmarks import Row
 from trials.encoding import Batch, Padding, collate, encode
-from trials.logits import LogitDifference, answer_ce, answer_logits, linear_head, logit_chunks
-from trials.losses import fused_ce, linear_ce, token_ce
+from trials.heads import LOGITS, Formula, Logits, fused_ce
+from trials.logits import (
+    LogitDifference,
+    answer_ce,
+    answer_logits,
+    answer_states,
+    deferred_logits,
+    linear_head,
+    logit_chunks,
+)
+from trials.losses import token_ce, token_ihl, token_kl, token_undial, token_uniform
 
 ROWS = [Row("Who?", "Ada."), Row("What is it that she wrote?", "A book."), Row("Where?", "In a small town, at night.")]
 SIZES = (40, 8, 96)  # rows, hidden size, vocabulary
@@ -28,6 +36,12 @@ def drawn(dtype: torch.dtype, *, bias: bool) -> tuple[list[Tensor], Tensor]:
     shapes = [(rows, hidden), (vocabulary, hidden), *([(vocabulary,)] if bias else [])]
     leaves = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
     return leaves, torch.randint(vocabulary, (rows,), generator=generator)
+
+
+def linear_ce(
+    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, most: int = LOGITS
+) -> Tensor:
+    return Logits(hidden_NH, weight_VH, bias_V).ce(target_N, most=most)
 
 
 def weighted(ce_N: Tensor) -> Tensor:
@@ -50,21 +64,6 @@ def test_chunks_give_the_values_and_gradients_of_whole_logits(
     torch.testing.assert_close(ce_N, plain_N, rtol=error, atol=error)
     for found, wanted in zip(torch.autograd.grad(weighted(ce_N), leaves), expected, strict=True):
         assert (found - wanted).abs().max() <= error * wanted.abs().max()
-
-
-class Largest(TorchDispatchMode):
-    """The most values that an operation gives in a tensor with a vocabulary in it, the head's own gradient left out."""
-
-    def __init__(self, vocabulary: int, hidden: int) -> None:
-        super().__init__()
-        self.vocabulary, self.hidden, self.found = vocabulary, hidden, 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        for each in tree_leaves(output):
-            if isinstance(each, Tensor) and self.vocabulary in each.shape and self.hidden not in each.shape:
-                self.found = max(self.found, each.numel())
-        return output
 
 
 @pytest.mark.parametrize("rows_of_a_chunk", [1, 7, 40])
@@ -114,6 +113,70 @@ def test_without_gradients_the_values_are_the_same() -> None:
     assert linear_ce(*(each.detach() for each in leaves), target_N).grad_fn is None
 
 
+# -- losses that look at logits ----------------------------------------------------------------------------------------
+
+FORMULAS: dict[str, Formula] = {
+    "ce": lambda logits, target, reference: token_ce(logits, target),
+    "kl": lambda logits, target, reference: token_kl(logits, reference),
+    "uniform": lambda logits, target, reference: token_uniform(logits),
+    "undial": lambda logits, target, reference: token_undial(logits, target, reference, strength=3.0),
+    "ihl": lambda logits, target, reference: token_ihl(logits, target),
+}
+
+
+def reference_head(dtype: torch.dtype) -> Logits:
+    """Of a model that is not the current one."""
+    generator = torch.Generator().manual_seed(1)
+    rows, hidden, vocabulary = SIZES
+    shapes = (rows, hidden), (vocabulary, hidden), (vocabulary,)
+    return Logits(*(torch.randn(shape, generator=generator).to(dtype) for shape in shapes))
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
+@pytest.mark.parametrize("rows_of_a_chunk", [1, 7, 40])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_each_loss_has_the_values_and_gradients_of_whole_logits_and_never_more_than_a_chunk_of_them(
+    name: str, dtype: torch.dtype, error: float, rows_of_a_chunk: int, trained: bool
+) -> None:
+    leaves, target_N = drawn(dtype, bias=True)
+    leaves = leaves if trained else [leaves[0], *(each.detach() for each in leaves[1:])]
+    wanting, reference = [each for each in leaves if each.requires_grad], reference_head(dtype)
+    plain_N = FORMULAS[name](Logits(*leaves).whole(), target_N, reference.whole())
+    expected = torch.autograd.grad(weighted(plain_N), wanting)
+    with Largest(SIZES[2], SIZES[1]) as seen:
+        each_N = Logits(*leaves).each(FORMULAS[name], target_N, reference, most=rows_of_a_chunk * SIZES[2])
+        found = torch.autograd.grad(weighted(each_N), wanting)
+    assert each_N.dtype == plain_N.dtype
+    torch.testing.assert_close(each_N, plain_N, rtol=error, atol=error)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        assert (one - other).abs().max() <= error * other.abs().max()
+    assert seen.found == rows_of_a_chunk * SIZES[2]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_without_gradients_each_loss_is_the_same_by_chunks_and_over_the_logits_themselves(name: str) -> None:
+    leaves, target_N = drawn(torch.float32, bias=True)
+    reference = reference_head(torch.float32)
+    with torch.no_grad(), Largest(SIZES[2], SIZES[1]) as seen:
+        by_chunks_N = Logits(*leaves).each(FORMULAS[name], target_N, reference, most=7 * SIZES[2])
+    assert seen.found == 7 * SIZES[2]
+    whole_N = Logits(linear(*leaves)).each(FORMULAS[name], target_N, reference)
+    torch.testing.assert_close(by_chunks_N, whole_N, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
+def test_no_rows_have_no_values(trained: bool) -> None:
+    leaves, _ = drawn(torch.float32, bias=True)
+    leaves = leaves if trained else [leaves[0], *(each.detach() for each in leaves[1:])]
+    none_N = Logits(*leaves)[:0].each(token_kl, reference_head(torch.float32)[:0])
+    none_N.sum().backward()
+    assert none_N.shape == (0,)
+    assert leaves[0].grad is not None
+    assert not leaves[0].grad.any()
+
+
 # -- of models ---------------------------------------------------------------------------------------------------------
 
 
@@ -156,3 +219,24 @@ def test_the_difference_of_two_models_has_no_head_of_its_own() -> None:
     assert linear_head(model, batch) is None
     plain_N = token_ce(answer_logits(model, batch), batch.target_N)
     torch.testing.assert_close(answer_ce(model, batch), plain_N)
+
+
+@pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+def test_deferred_logits_and_the_states_beside_them_are_those_of_the_pass(name: str) -> None:
+    model, batch = model_and_batch(name)
+    model.eval()
+    logits, states = deferred_logits(model, batch, 1)
+    assert (logits.weight_VH is None) == (name == "gemma2")
+    for found, expected in zip((logits.whole(), states), answer_states(model, batch, 1), strict=True):
+        assert found is not None
+        assert torch.equal(found, expected)  # type: ignore[arg-type]
+    with torch.no_grad():
+        later = deferred_logits(model, batch)[0]
+    assert not later.whole().requires_grad
+
+
+def test_parts_of_logits_are_the_logits_of_the_parts() -> None:
+    whole = reference_head(torch.float32)
+    parts = whole.split([3, 0, 37])
+    assert [len(part.whole()) for part in parts] == [3, 0, 37]
+    torch.testing.assert_close(torch.cat([part.whole() for part in parts]), whole.whole())

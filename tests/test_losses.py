@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trials.losses import retain_activation, retain_kl, retain_nll, retain_uniform, token_ce
+from trials.losses import retain_activation, retain_nll, token_ce, token_kl, token_uniform
 
 PARTS = [slice(0, 1), slice(1, 7), slice(7, 9)]
 TERMS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "nll": lambda current, other, n: retain_nll(token_ce(current, torch.arange(9)[: len(current)] % 5), count=n),
-    "kl": lambda current, other, n: retain_kl(current, other, tokens=n),
+    "kl": lambda current, other, n: token_kl(current, other).sum() / n,
     "activation": lambda current, other, n: retain_activation(current, other, tokens=n),
-    "uniform": lambda current, other, n: retain_uniform(current, tokens=n),
+    "uniform": lambda current, other, n: token_uniform(current).sum() / n,
 }
 
 
@@ -109,19 +109,19 @@ def test_nll_is_the_sum_over_the_count_it_is_given() -> None:
 
 def test_kl_does_not_see_a_constant_that_is_added_to_logits() -> None:
     logits = random(4, 7, seed=1).requires_grad_(True)
-    kl = retain_kl(logits, logits.detach() + 3.0, tokens=4)
+    kl = token_kl(logits, logits.detach() + 3.0).mean()
     kl.backward()
     assert kl.item() == pytest.approx(0.0, abs=1e-12)
     assert logits.grad is not None
     assert logits.grad.abs().max() < 1e-12
-    assert retain_kl(logits, logits.detach().flip(0), tokens=4).item() > 0.1
+    assert token_kl(logits, logits.detach().flip(0)).mean().item() > 0.1
 
 
 def test_kl_asks_the_current_model_to_cover_what_the_reference_does() -> None:
     # KL(reference || current): the reference's one sure token costs -log q of it.
     reference, current = torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 0.0]])
-    assert retain_kl(current, reference, tokens=1).item() == pytest.approx(math.log(2), rel=1e-6)
-    assert retain_kl(reference, current, tokens=1).item() == pytest.approx(25 - math.log(2), rel=1e-6)
+    assert token_kl(current, reference).sum().item() == pytest.approx(math.log(2), rel=1e-6)
+    assert token_kl(reference, current).sum().item() == pytest.approx(25 - math.log(2), rel=1e-6)
 
 
 def test_activations_are_compared_by_the_mean_square_over_dimensions() -> None:
@@ -132,11 +132,11 @@ def test_activations_are_compared_by_the_mean_square_over_dimensions() -> None:
 def test_uniform_is_the_divergence_of_the_uniform_distribution_from_the_current_one() -> None:
     logits = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
     expected = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
-    assert retain_uniform(logits, tokens=1).item() == pytest.approx(expected, rel=1e-12)
+    assert token_uniform(logits).sum().item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_gradient_of_uniform_makes_likely_tokens_less_likely() -> None:
     logits = torch.tensor([[4.0, 0.0, 1.0]], dtype=torch.float64, requires_grad=True)
-    retain_uniform(logits, tokens=1).backward()
+    token_uniform(logits).sum().backward()
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, logits.detach().softmax(-1) - 1 / 3)

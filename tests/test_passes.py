@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from tests import tiny
+from tests.largest import Largest
+from trials import heads, logits
 from trials.config import TrialConfig
 from trials.encoding import collate
 from trials.forget import ForgetPass, forget_loss, kto_baseline, weights_of
@@ -77,10 +79,11 @@ def moved(warm: Workspace) -> Any:
 
 
 def minimised(
-    config: TrialConfig, warm: Workspace, size: int, rows: Sequence[int] = range(6)
+    config: TrialConfig, warm: Workspace, size: int, rows: Sequence[int] = range(6), *, frozen_head: bool = False
 ) -> tuple[float, float, Tensor]:
     """Forget term, retain term and gradient of one step, from micro-batches of `size` rows."""
     model = moved(warm)
+    model.get_output_embeddings().requires_grad_(not frozen_head)
     passes, loss = Passes(config, warm, model), config.loss
     step = passes.lay_out(0, rows)
     forget_sum, retain_sum = 0.0, 0.0
@@ -136,6 +139,23 @@ def test_micro_batches_add_up_in_single_precision_too(name: str, llama: Path, wa
 def test_the_order_of_rows_changes_neither_loss_nor_gradient(name: str, llama: Path, exact: Workspace) -> None:
     config = config_of(name, llama)
     assert_same(minimised(config, exact, 4, [3, 1, 5, 0, 4, 2]), minimised(config, exact, 6))
+
+
+@pytest.mark.parametrize("frozen_head", [False, True])
+@every_loss
+def test_by_chunks_loss_and_gradient_are_those_of_whole_logits_which_are_never_there(
+    name: str, frozen_head: bool, llama: Path, exact: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(name, llama)
+    with monkeypatch.context() as patch, Largest(320, 32) as seen:
+        patch.setattr(logits, "linear_head", lambda *_: None)
+        expected = minimised(config, exact, 3, frozen_head=frozen_head)
+    assert seen.found > 7 * 320
+    monkeypatch.setattr(heads, "_CACHED", 0)
+    monkeypatch.setattr(heads, "_LEAST_ROWS", 7)
+    with Largest(320, 32) as seen:
+        assert_same(minimised(config, exact, 3, frozen_head=frozen_head), expected)
+    assert seen.found == 7 * 320
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.golden import INPUTS, VECTORS, padded
 from trials.forget import ForgetPass, forget_loss, weights_of
-from trials.losses import count_of, retain_kl, retain_nll, token_ce
+from trials.losses import count_of, retain_nll, token_ce, token_kl
 from trials.objectives import LossConfig
 from trials.weighting import SatImp, TokenStats
 
@@ -113,7 +113,7 @@ def loss_value(spec: dict[str, Any], ce: Tensor, mask: Tensor) -> Tensor:
         logits = BY_NAME[ALL_POSITIONS]["spec"]
         current, start = (torch.tensor(logits[key], dtype=dtype) for key in ("cur_logits", "ref_logits"))
         # The mean over prompts and padding too (500 positions) is no option of ours; its number follows from the count.
-        retain = retain_kl(current, start, tokens=500 if spec is logits else len(current))
+        retain = token_kl(current, start).sum() / (500 if spec is logits else len(current))
     return loss.forget_coefficient * forget + loss.retain.coefficient * retain
 
 

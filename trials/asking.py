@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from trials.encoding import Batch, Example
-from trials.logits import answer_ce, answer_states
-from trials.losses import token_ce
+from trials.heads import Logits
+from trials.logits import answer_ce, deferred_logits
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Current:
 
     Attributes:
         target_N: Token ids.
-        logits_NV: In fp32.
+        logits_NV: Made when they are looked at.
         hidden_NH: Hidden states of the layer.
-        only_ce_N: Cross-entropies, where they were made without all logits.
+        only_ce_N: Cross-entropies, where no logits were asked for.
     """
 
     target_N: Tensor
-    logits_NV: Tensor | None
+    logits_NV: Logits | None
     hidden_NH: Tensor | None
     only_ce_N: Tensor | None
 
@@ -66,9 +66,9 @@ class Current:
         """Cross-entropies in nats."""
         if self.only_ce_N is not None:
             return self.only_ce_N
-        return token_ce(self.need_logits(), self.target_N)
+        return self.need_logits().ce(self.target_N)
 
-    def need_logits(self) -> Tensor:
+    def need_logits(self) -> Logits:
         """The logits.
 
         Raises:
@@ -124,5 +124,5 @@ def passed(model: Any, batch: Batch, asked: Asked) -> Current:
     with torch.set_grad_enabled(asked.gradient):
         if not asked.logits and asked.layer is None:
             return Current(batch.target_N, None, None, answer_ce(model, batch))
-        logits_NV, hidden_NH = answer_states(model, batch, asked.layer)
+        logits_NV, hidden_NH = deferred_logits(model, batch, asked.layer)
         return Current(batch.target_N, logits_NV, hidden_NH, None)

@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from trials.losses import count_of
+from trials.heads import Logits
+from trials.losses import count_of, token_ihl, token_undial
 from trials.objectives import DPO, FLAT, IDK, IHL, KTO, NPO, RMU, ULD, UNDIAL, LossConfig, SimNPO
 from trials.pooling import token_weights
 from trials.weighting import CriterionConfig, TokenStats, Uniform
@@ -52,7 +54,7 @@ class ForgetPass:
         reference_ce_BA: Cross-entropies of the reference model.
         important_BA: True on annotated key tokens.
         draw_BA: Uniform numbers in [0, 1) for a random selection.
-        logits_NV: With gradient; undial and ihl need them.
+        logits_NV: With gradient, made when they are looked at; undial and ihl need them.
         target_N: Token ids of the answers.
         reference_logits_NV: Of the reference model; undial needs them.
         hidden_NH: Hidden states at the layer of rmu, with gradient, where an answer token is predicted.
@@ -69,9 +71,9 @@ class ForgetPass:
     reference_ce_BA: Tensor | None = None
     important_BA: Tensor | None = None
     draw_BA: Tensor | None = None
-    logits_NV: Tensor | None = None
+    logits_NV: Logits | None = None
     target_N: Tensor | None = None
-    reference_logits_NV: Tensor | None = None
+    reference_logits_NV: Logits | None = None
     hidden_NH: Tensor | None = None
     direction_H: Tensor | None = None
     refusals: Refusals | None = None
@@ -214,20 +216,15 @@ def undial(view: ForgetPass, config: UNDIAL) -> Tensor:
 
     *Differs from* OpenUnlearning, which averages over prompt and padding too.
     """
-    logits_NV: Tensor = view.need("logits_NV")
-    target_N1: Tensor = view.need("target_N")[:, None]
-    lowered_NV: Tensor = view.need("reference_logits_NV").scatter_add(
-        1, target_N1, logits_NV.new_full(target_N1.shape, -config.strength)
-    )
-    return -(lowered_NV.softmax(-1) * logits_NV.log_softmax(-1)).sum() / view.tokens
+    logits_NV: Logits = view.need("logits_NV")
+    of_each = partial(token_undial, strength=config.strength)
+    return logits_NV.each(of_each, view.need("target_N"), view.need("reference_logits_NV")).sum() / view.tokens
 
 
 def ihl(view: ForgetPass, config: IHL) -> Tensor:
     """1 + p(answer token) - max over the other tokens of p, in [0, 2], mean of tokens (arXiv 2408.06621)."""
-    p_NV: Tensor = view.need("logits_NV").softmax(-1)
-    target_N1 = view.need("target_N")[:, None]
-    other_N = p_NV.scatter(1, target_N1, -1.0).amax(1)
-    return (1 + p_NV.gather(1, target_N1)[:, 0] - other_N).sum() / view.tokens
+    logits_NV: Logits = view.need("logits_NV")
+    return logits_NV.each(token_ihl, view.need("target_N")).sum() / view.tokens
 
 
 def rmu(view: ForgetPass, config: RMU) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from trials.encoding import Batch
-from trials.losses import LOGITS, chunk_rows, linear_ce, token_ce
+from trials.heads import LOGITS, Logits
 
 
 class LogitDifference(torch.nn.Module):
@@ -47,21 +47,32 @@ def answer_ce(model: torch.nn.Module, batch: Batch) -> Tensor:
 
     Where the logits are a linear map of hidden states, all of them are never there at once.
     """
-    if (head := linear_head(model, batch)) is None:
-        return token_ce(answer_logits(model, batch), batch.target_N)
-    place, hidden_NH = head.weight.device, _head_input(model, batch)
-    return linear_ce(hidden_NH.to(place), head.weight, head.bias, batch.target_N.to(place)).to(batch.input_BT.device)
+    return deferred_logits(model, batch)[0].ce(batch.target_N)
 
 
 @torch.no_grad()
 def logit_chunks(model: torch.nn.Module, batch: Batch, *, most: int = LOGITS) -> Iterator[Tensor]:
     """`answer_logits` by chunks of rows, one after the other: never more than `most` logits are there at once."""
+    yield from deferred_logits(model, batch)[0].chunks(most)
+
+
+def deferred_logits(model: torch.nn.Module, batch: Batch, layer: int | None = None) -> tuple[Logits, Tensor | None]:
+    """`answer_states`, but where the logits are a linear map of hidden states, they are not made yet."""
     if (head := linear_head(model, batch)) is None:
-        logits_NV = answer_logits(model, batch)
-        yield from logits_NV.split(max(1, most // logits_NV.shape[1]))
-        return
-    for rows_MH in _head_input(model, batch).split(chunk_rows(head.weight, most)):
-        yield linear(rows_MH.to(head.weight.device), head.weight, head.bias).to(batch.input_BT.device).float()
+        logits_NV, hidden = answer_states(model, batch, layer)
+        return Logits(logits_NV), hidden
+    seen: list[Tensor] = []
+
+    def none(hidden_BTH: Tensor) -> Tensor:
+        seen.append(_of_answers(hidden_BTH, batch))
+        return seen[0][:0]
+
+    output, device = _pass(model, batch, none, states=layer is not None), batch.input_BT.device
+    hidden = None if layer is None else _of_answers(output.hidden_states[layer], batch).to(device).float()
+    parts: list[Any] = [head.weight, head.bias]
+    if not torch.is_grad_enabled():  # nor have the logits then a gradient, whenever they are made
+        parts = [None if part is None else part.detach() for part in parts]
+    return Logits(seen[0].to(device), *parts), hidden
 
 
 def answer_logits(model: torch.nn.Module, batch: Batch) -> Tensor:
@@ -118,18 +129,6 @@ def _is_linear(model: torch.nn.Module, head: torch.nn.Linear, batch: Batch) -> b
     logits = _pass(model, one, first).logits
     model.train(training)
     return torch.equal(logits, linear(seen[0].to(head.weight.device), head.weight, head.bias).to(logits.device))
-
-
-def _head_input(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """What the head is given where an answer token is predicted, shape NH; it projects nothing meanwhile."""
-    seen: list[Tensor] = []
-
-    def none(hidden_BTH: Tensor) -> Tensor:
-        seen.append(_of_answers(hidden_BTH, batch))
-        return seen[0][:0]
-
-    _pass(model, batch, none)
-    return seen[0]
 
 
 def _of_answers(states_BTH: Tensor, batch: Batch) -> Tensor:

@@ -28,7 +28,8 @@ from trials.benchmarks import Row
 from trials.config import TrialConfig
 from trials.encoding import Batch, Example, collate, encode
 from trials.forget import ForgetPass, Refusals, kto_baseline, weights_of
-from trials.losses import count_of, retain_activation, retain_kl, retain_nll, retain_uniform
+from trials.heads import Logits
+from trials.losses import count_of, retain_activation, retain_nll, token_kl, token_uniform
 from trials.models import Workspace
 from trials.objectives import KTO, RMU
 from trials.refusals import REFUSALS
@@ -87,8 +88,7 @@ class Passes:
         if self.loss.retain.term not in ("none", "forget_kl"):
             pool = self.warm.pool
             partners = [pool[self._draws(_PARTNER, epoch, row).integers(len(pool))] for row in rows]
-        tokens = sum(len(self.forget[row].answer) for row in rows)
-        return Step(epoch, rows, partners, tokens, sum(len(example.answer) for example in partners))
+        return Step(epoch, rows, partners, _tokens([self.forget[row] for row in rows]), _tokens(partners))
 
     def alone(self, asking: Asking[T]) -> T:
         """Answers with passes of the trial's own model and of the reference model, to the end."""
@@ -101,26 +101,23 @@ class Passes:
         examples = [self.forget[row] for row in rows]
         refused = self._refused(step.epoch, rows) if self.refusals else []
         current = yield from answer(self._asked([*examples, *refused, *kept]))
-        logits_NV, ce_N, hidden_NH = current.logits_NV, current.ce_N, current.hidden_NH
-        first = sum(len(example.answer) for example in examples)
-        second = first + sum(len(example.answer) for example in refused)
-        refusals = None if not refused else (yield from self._refusals(refused, ce_N[first:second]))
+        forget, instead, rest = current.split([_tokens(part) for part in (examples, refused, kept)])
+        refusals = None if not refused else (yield from self._refusals(refused, instead.ce_N))
         reference_logits_NV = None
         if "reference logits" in self.needs or self.loss.retain.term == "forget_kl":
             reference_logits_NV = (yield from self._reference(examples)).logits_NV
         view = ForgetPass(
-            *self._rows(examples, ce_N[:first]),
+            *self._rows(examples, forget.ce_N),
             tokens=step.tokens,
             rows=len(step.rows),
             **{f"{name}_BA": values for name, values in self._of_rows(step.epoch, rows).items()},
-            logits_NV=None if logits_NV is None else logits_NV[:first],
-            target_N=current.target_N[:first],
+            logits_NV=forget.logits_NV,
+            target_N=forget.target_N,
             reference_logits_NV=reference_logits_NV,
-            hidden_NH=None if hidden_NH is None else hidden_NH[:first],
-            direction_H=None if hidden_NH is None else self._direction(hidden_NH),
+            hidden_NH=forget.hidden_NH,
+            direction_H=None if forget.hidden_NH is None else self._direction(forget.hidden_NH),
             refusals=refusals,
         )
-        rest = tuple(None if each is None else each[second:] for each in (logits_NV, ce_N, hidden_NH))
         return view, (yield from self._retain(step, view, kept, rest))
 
     @torch.no_grad()
@@ -191,25 +188,24 @@ class Passes:
         reference = yield from answer(asked)
         return Refusals(ce_BR, mask_BR, self._rows(refused, reference.ce_N)[0])
 
-    def _retain(
-        self, step: Step, view: ForgetPass, kept: Sequence[Example], current: tuple[Any, ...]
-    ) -> Asking[Tensor]:
+    def _retain(self, step: Step, view: ForgetPass, kept: Sequence[Example], current: Current) -> Asking[Tensor]:
         """The retain term: this micro-batch's share."""
-        (logits_NV, ce_N, hidden_NH), retain = current, self.loss.retain
+        retain = self.loss.retain
         if retain.term == "nll":
             count = count_of(retain.reduction, tokens=step.retain_tokens, rows=len(step.rows))
-            return retain_nll(ce_N, count=count)
+            return retain_nll(current.ce_N, count=count)
         if retain.term == "kl":
-            reference = yield from self._reference(kept)
-            return retain_kl(logits_NV, reference.need_logits(), tokens=step.retain_tokens)
+            reference = (yield from self._reference(kept)).need_logits()
+            return current.need_logits().each(token_kl, reference).sum() / step.retain_tokens
         if retain.term == "forget_kl":
-            return retain_kl(view.need("logits_NV"), view.need("reference_logits_NV"), tokens=step.tokens)
+            logits: Logits = view.need("logits_NV")
+            return logits.each(token_kl, view.need("reference_logits_NV")).sum() / step.tokens
         if retain.term == "uniform":
-            return retain_uniform(logits_NV, tokens=step.retain_tokens)
-        if retain.term == "activation" and hidden_NH is not None:
+            return current.need_logits().each(token_uniform).sum() / step.retain_tokens
+        if retain.term == "activation" and current.hidden_NH is not None:
             reference_NH: Any = (yield from self._reference(kept)).hidden_NH
-            return retain_activation(hidden_NH, reference_NH, tokens=step.retain_tokens)
-        zero: Tensor = ce_N.new_zeros(())
+            return retain_activation(current.hidden_NH, reference_NH, tokens=step.retain_tokens)
+        zero: Tensor = view.ce_BA.new_zeros(())
         return zero
 
     def _reference(self, examples: Sequence[Example]) -> Asking[Current]:
@@ -227,6 +223,10 @@ class Passes:
 
     def _draws(self, purpose: int, epoch: int, row: int) -> np.random.Generator:
         return np.random.default_rng([purpose, self.config.seed, epoch, int(row)])
+
+
+def _tokens(examples: Sequence[Example]) -> int:
+    return sum(len(example.answer) for example in examples)
 
 
 def _important(warm: Workspace) -> list[Tensor]:
