@@ -2,22 +2,22 @@
 
     python benchmarks/train_step.py [--model tiny|100M|1B] [--device cuda --dtype bfloat16] [--adapter lora]
 
-A model with random weights takes optimiser steps by the code of a trial: satimp and the likelihood of the retain set, as
-many retain rows as forget rows, no evaluation. The steps are taken four times: timed as they are; timed phase by phase,
-the device being waited for at each border; with all FLOPs counted; and row by row, counted too.
+A model with random weights takes optimiser steps by the code of a trial: satimp and the likelihood of the retain set,
+as many retain rows as forget rows, no evaluation. The steps are taken four times: timed as they are; timed phase by
+phase, the device being waited for at each border; with all FLOPs counted; and row by row, counted too.
 
-FLOPs are counted by torch's FlopCounterMode, not by a formula: 2 for each multiplication and addition of matrix products
-and of attention (the whole square, causal or not; scores that are made again on the way back count again), nothing for
-norms, softmax and the optimiser. Two counts, each over the time of the steps as they are:
+FLOPs are counted by torch's FlopCounterMode, not by a formula: 2 for each multiplication and addition of matrix
+products and of attention (the whole square, causal or not; scores that are made again on the way back count again),
+nothing for norms, softmax and the optimiser. Two counts, each over the time of the steps as they are:
 
 - of all that is done: padding, and logits that are made twice (`losses.linear_ce`), included;
 - of the model alone: each row by itself, so without padding, and the logits of its answer once. Over the peak this is
   what others call model FLOP/s utilisation (MFU).
 
 Torch does not see into the kernel of cut-cross-entropy; where that runs, its products are added by formula. The peak is
-`--peak`, else what the maker states of a known GPU in half precision (dense), else that of a large matrix product in the
-same dtype on the same device in the same run. The CPU works on one thread unless --threads says otherwise. Memory is
-that of the whole process there, on CUDA what torch has allocated.
+`--peak`, else what the maker states of a known GPU in half precision (dense), else that of a large matrix product in
+the same dtype on the same device in the same run. The CPU works on one thread unless --threads says otherwise. Memory
+is that of the whole process there, on CUDA what torch has allocated.
 """
 
 from __future__ import annotations
