@@ -16,8 +16,9 @@ nothing for norms, softmax and the optimiser. Two counts, each over the time of 
 
 Torch does not see into the kernel of cut-cross-entropy; where that runs, its products are added by formula. The peak is
 `--peak`, else what the maker states of a known GPU in half precision (dense), else that of a large matrix product in
-the same dtype on the same device in the same run. The CPU works on one thread unless --threads says otherwise. Memory
-is that of the whole process there, on CUDA what torch has allocated.
+the same dtype on the same device in the same run. The CPU works on one thread unless --threads says otherwise, and time
+is that of the processor then: other work beside it does not count. Memory is that of the whole process there, on CUDA
+what torch has allocated.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from shapes import add_model_options, rows_of, save_model
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from trials.asking import Asked, Current, passed
 from trials.config import TrialConfig
@@ -48,7 +49,7 @@ PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
 
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _UNKNOWN_TO_TORCH = {
-    torch.ops.aten.addmm_: addmm_flop,  # it counts addmm, not the one in place
+    torch.ops.aten.addmm_: lambda _, one, other, **__: 2 * one[0] * one[1] * other[1],  # it knows the one out of place
     _CPU_ATTENTION: lambda query, key, value, *_, out_shape=None, **__: sdpa_flop_count(query, key, value),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda grad, query, key, value, *_, out_shape=None, **__: sdpa_backward_flop_count(grad, query, key, value)
@@ -75,10 +76,12 @@ class Bench:
         self.trial, self.device = trial, trial.warm.device
 
     def now(self) -> float:
-        """Seconds, once the device has done what it was given."""
+        """Seconds, once the device has done what it was given; of the processor where it is one thread of it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return (
+            time.process_time() if self.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
+        )
 
     def steps(self, warm_up: int, count: int, size: int) -> tuple[Steps, Steps]:
         """Warm-up over the longest rows, which take the most memory, and steps over rows in an order drawn once."""
