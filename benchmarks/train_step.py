@@ -62,7 +62,7 @@ Steps = list[tuple[int, list[int]]]
 
 @dataclass
 class Tokens:
-    """What the steps have passed: tokens, places of tokens with those that fill, and answer tokens."""
+    """What the steps have passed: tokens that predict another, places in batches, and answer tokens."""
 
     text: int = 0
     padded: int = 0
@@ -133,7 +133,7 @@ class Bench:
 
     def _batch(self, asked: Asked, tokens: Tokens) -> Any:
         batch = collate(asked.examples, self.trial.warm.padding, self.device)
-        tokens.text += int(batch.attention_BT.sum())
+        tokens.text += sum(len(example) - 1 for example in asked.examples)  # nothing is predicted from the last one
         tokens.padded += batch.input_BT.numel()
         tokens.answer += asked.tokens
         return batch
