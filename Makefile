@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster chaos lint bench bench-search docs clean
+.PHONY: demo test test-cluster chaos lint bench bench-search bench-gpu docs clean
 
 demo: .venv/.installed
 	$(BIN)/unlearn-sweep run search_spaces/smoke.yaml
@@ -30,6 +30,9 @@ bench: .venv/.installed
 bench-search: .venv/.installed
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/scale.py
+
+bench-gpu: .venv/.installed  # TOFU=DIR: rows of TOFU's files
+	benchmarks/gpu.sh $(if $(TOFU),"$(TOFU)")
 
 docs: .venv/.installed
 	$(BIN)/python -m orchestrator.reference.sweep_file > docs/reference.md

@@ -6,57 +6,30 @@ the embedded one, untrained, and time is that of the processor on one thread: ot
 GPU the model has the shape of one of that size, with random weights, and time is wall time.
 
     python benchmarks/pack.py --k 1 2 4 8 16
-    python benchmarks/pack.py --device cuda --model 1B
+    python benchmarks/pack.py --device cuda --dtype bfloat16 --model 1B [--benchmark FOLDER OF TOFU FILES]
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the libraries are imported; nothing is fetched
-
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from shapes import add_model_options, rows_of, save_model
 
-from trials.benchmarks import load_benchmark
 from trials.config import TrialConfig
 from trials.models import workspace
 from trials.packing import Pack
 from trials.result import TrialFailed
-from trials.sources import AuthorsConfig
-from trials.target import train_tokenizer
+from trials.sources import AuthorsConfig, BenchmarkConfig
 from trials.unlearn import Trial
 
-SHAPES = {
-    "tiny": (96, 2, 4, 256, 1536),
-    "100M": (768, 12, 12, 2048, 32000),
-    "1B": (2048, 16, 32, 8192, 128256),
-}
-"""Name -> hidden size, layers, heads, intermediate size, vocabulary."""
 
-
-def save_model(folder: Path, shape: str) -> None:
-    """A random Llama with a tokenizer of the benchmark's texts."""
-    hidden, layers, heads, intermediate, vocabulary = SHAPES[shape]
-    tokenizer = train_tokenizer(load_benchmark(AuthorsConfig()), 1536)
-    settings = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=intermediate,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def benchmark_of(options: argparse.Namespace) -> BenchmarkConfig:
+    """The rows: a small set, so that many trials end soon, where no folder is given."""
+    return rows_of(options.benchmark) if options.benchmark else AuthorsConfig()
 
 
 def trial(folder: Path, options: argparse.Namespace, seed: int) -> TrialConfig:
@@ -66,6 +39,7 @@ def trial(folder: Path, options: argparse.Namespace, seed: int) -> TrialConfig:
     ]
     return TrialConfig.model_validate(
         {
+            "benchmark": benchmark_of(options).model_dump(),
             "model": {
                 "path": str(folder),
                 "device": options.device,
@@ -124,18 +98,15 @@ def main() -> None:
     """Prints a line for each k."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--k", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="trials of a pack")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--model", choices=SHAPES, default="tiny")
+    add_model_options(parser)
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=2)
     options = parser.parse_args()
     if options.device == "cpu":
         torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        save_model(folder / "model", options.model)
+        save_model(folder / "model", options.model, benchmark_of(options), options.dtype)
         configs = [trial(folder / "model", options, seed) for seed in range(max(options.k))]
         one_by_one(configs[:1], folder / "warm-up")
         as_pack(configs[:2], folder / "warm-up too")
