@@ -10,7 +10,7 @@ FLOPs are counted by torch's FlopCounterMode, not by a formula: 2 for each multi
 products and of attention (the whole square, causal or not; scores that are made again on the way back count again),
 nothing for norms, softmax and the optimiser. Two counts, each over the time of the steps as they are:
 
-- of all that is done: padding, and logits that are made twice (`losses.linear_ce`), included;
+- of all that is done: padding, and logits that are made twice (`trials/heads.py`), included;
 - of the model alone: each row by itself, so without padding, and the logits of its answer once. Over the peak this is
   what others call model FLOP/s utilisation (MFU).
 
@@ -24,6 +24,7 @@ what torch has allocated.
 from __future__ import annotations
 
 import argparse
+import functools
 import resource
 import tempfile
 import time
@@ -39,8 +40,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from trials.asking import Asked, Current, passed
 from trials.config import TrialConfig
-from trials.encoding import collate
-from trials.losses import fused_ce
+from trials.encoding import Batch, Example, collate
+from trials.heads import fused_ce
 from trials.models import workspace
 from trials.unlearn import Trial
 
@@ -116,8 +117,8 @@ class Bench:
             asking, answer = self.trial._step(number, rows), None
             while (asked := _next(asking, answer)) is not None:
                 if isinstance(asked, Asked):
-                    batch = self._batch(asked, tokens)
-                    answer = timed("forward", passed, self._model(asked), batch, asked)
+                    batched = functools.partial(self._batch, tokens)
+                    answer = timed("forward", passed, self._model(asked), batched, asked)
                 else:
                     answer = timed("backward", asked.backward)
         seconds = self.now() - began
@@ -131,11 +132,11 @@ class Bench:
         alone = _counted(lambda: [self._one(example) for example in self._examples(steps)])
         return done, alone
 
-    def _batch(self, asked: Asked, tokens: Tokens) -> Any:
-        batch = collate(asked.examples, self.trial.warm.padding, self.device)
-        tokens.text += sum(len(example) - 1 for example in asked.examples)  # nothing is predicted from the last one
+    def _batch(self, tokens: Tokens, examples: Sequence[Example]) -> Batch:
+        batch = collate(examples, self.trial.warm.padding, self.device)
+        tokens.text += sum(len(example) - 1 for example in examples)  # nothing is predicted from the last one
         tokens.padded += batch.input_BT.numel()
-        tokens.answer += asked.tokens
+        tokens.answer += sum(len(example.answer) for example in examples)
         return batch
 
     def _model(self, asked: Asked) -> Any:
@@ -149,7 +150,7 @@ class Bench:
     def _one(self, example: Any) -> None:
         """One row forth and back; its logits at once."""
         asked = Asked([example], logits=True, layer=None, gradient=True)
-        passed(self.trial.model, self._batch(asked, Tokens()), asked).ce_N.sum().backward()
+        passed(self.trial.model, functools.partial(self._batch, Tokens()), asked).ce_N.sum().backward()
         self.trial.model.zero_grad(set_to_none=True)
 
     def _unseen(self, tokens: Tokens) -> int:

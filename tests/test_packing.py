@@ -33,6 +33,14 @@ def _cold() -> Iterator[None]:
 def _all_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, however long the rows are."""
     monkeypatch.setattr(trials.lockstep, "CACHED", 10**9)
+    monkeypatch.setattr(trials.asking, "PASS", 10**9)
+
+
+@pytest.fixture(autouse=True)
+def _none_breaks_off(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Else a pack that cannot share a pass would be its members' twin all the same: each would train by itself."""
+    yield
+    assert "broke off" not in caplog.text
 
 
 def lora(rank: int = 2, **settings: Any) -> dict[str, Any]:
@@ -213,17 +221,46 @@ def test_on_a_cpu_as_many_share_a_pass_as_its_caches_hold(
     assert shared[0] == 2  # and the third by itself
 
 
+@pytest.mark.parametrize("names", ["satimp npo other", "kl undial rmu satimp"])
+def test_rows_of_similar_length_pass_together_and_nothing_changes(
+    names: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = configs(llama, names, epochs=1, optim={"batch_size": 6})
+    expected = twins(members, tmp_path)  # in one pass a step
+    monkeypatch.setattr(trials.asking, "PASS", 1)
+    sizes: list[int] = []
+    one_pass = trials.asking.one_pass
+
+    def watch(model: Any, batch: Any, asked: Any) -> Any:
+        sizes.append(len(batch.input_BT))
+        return one_pass(model, batch, asked)
+
+    for module in (trials.asking, trials.lockstep):
+        monkeypatch.setattr(module, "one_pass", watch)
+    apart = {name: run(config, tmp_path / "apart" / name) for name, config in members.items()}
+    for name, (result,) in apart.items():
+        assert_twins(result, expected[name][0])
+    assert len(sizes) > len(members)
+    assert max(sizes) < 12
+    sizes.clear()
+    for name, result in packed(members, tmp_path).run_epoch().items():
+        assert_twins(result, expected[name][0])
+    assert len(sizes) > 1
+    assert len(members) in sizes or max(sizes) % len(members) == 0
+
+
 def test_members_share_passes_of_the_reference_model(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[bool, int]] = []
-    passed_before = trials.lockstep.passed
+    one_pass = trials.asking.one_pass
 
     def watch(model: Any, batch: Any, asked: Any) -> Any:
         calls.append((asked.reference, len(batch.input_BT)))
-        return passed_before(model, batch, asked)
+        return one_pass(model, batch, asked)
 
-    monkeypatch.setattr(trials.lockstep, "passed", watch)
+    for module in (trials.asking, trials.lockstep):
+        monkeypatch.setattr(module, "one_pass", watch)
     packed(configs(llama, "kl undial", epochs=1, optim={"batch_size": 6}), tmp_path).run_epoch()
     # 6 forget rows and 6 partners of each; of undial the reference model passes the forget rows too.
     assert sorted(calls) == [(False, 24), (True, 6), (True, 12)]
@@ -328,7 +365,7 @@ def test_a_pack_that_is_too_large_for_the_memory_starts_the_epoch_again_in_small
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("a bug")])
 def test_an_epoch_that_breaks_off_while_it_is_measured_is_repeated_by_nobody_who_had_ended_it(
-    error: Exception, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     members = configs(llama, "satimp npo saturation other")
     expected = twins(members, tmp_path)
@@ -347,10 +384,14 @@ def test_an_epoch_that_breaks_off_while_it_is_measured_is_repeated_by_nobody_who
         for name in members:
             assert_twins(results[name], expected[name][epoch])
     assert len(ended) == 9
+    assert ("broke off" in caplog.text) == isinstance(error, ValueError)
+    caplog.clear()
     assert_saved_alike(tmp_path, "satimp npo saturation other")
 
 
-def test_a_fault_of_one_member_is_nobody_elses(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_one_member_is_nobody_elses(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     members = configs(llama, "satimp npo other")
     expected = twins(members, tmp_path)
     pack = packed(members, tmp_path)
@@ -363,6 +404,8 @@ def test_a_fault_of_one_member_is_nobody_elses(llama: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(trials.passes.Passes, "lay_out", broken)
     results = pack.run_epoch()
+    assert "broke off" in caplog.text
+    caplog.clear()
     assert str(results["npo"]) == "a bug"
     for name in ("satimp", "other"):
         assert_twins(results[name], expected[name][0])

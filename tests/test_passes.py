@@ -1,6 +1,7 @@
 """Forward passes: what a micro-batch must not change, what is drawn by what, what the loss gets to see."""
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
@@ -14,6 +15,7 @@ from torch import Tensor
 from tests import tiny
 from tests.largest import Largest
 from trials import heads, logits
+from trials.asking import PASS, cuts
 from trials.config import TrialConfig
 from trials.encoding import collate
 from trials.forget import ForgetPass, forget_loss, kto_baseline, weights_of
@@ -427,3 +429,14 @@ def test_the_reference_model_sees_the_forget_rows_once_in_a_worker(llama: Path, 
     assert seen > 0
     assert len(passed) == seen
     assert [ce.tolist() for ce in second.reference_ce] == [ce.tolist() for ce in first.reference_ce]
+
+
+@pytest.mark.parametrize(("lengths", "each"), [([9, 9, 9], 1), ([500, 10, 9], 1), ([60, 50, 40, 30], 8), ([7], 3)])
+def test_rows_are_parted_where_that_saves_more_than_a_pass_costs(lengths: list[int], each: int) -> None:
+    def cost(parts: list[slice]) -> int:
+        return sum(PASS + each * lengths[part.start] * (part.stop - part.start) for part in parts)
+
+    inner = range(1, len(lengths))
+    ways = itertools.chain(*(itertools.combinations(inner, count) for count in range(len(lengths))))
+    every = [[slice(*pair) for pair in itertools.pairwise([0, *way, len(lengths)])] for way in ways]
+    assert cost(cuts(lengths, each)) == min(map(cost, every))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trials.adapters import Shared
-from trials.asking import Asked, Asking, Current, passed
-from trials.encoding import collate
+from trials.asking import Asked, Asking, Current, in_parts, one_pass, passed
+from trials.encoding import Batch, Example, collate
 from trials.models import Workspace
 from trials.result import TrialFailed
 
@@ -88,16 +89,23 @@ class Lockstep:
         return [names[start : start + size] for start in range(0, len(names), size)]
 
     def _pass(self, asked: Sequence[Asked], names: Sequence[str]) -> list[Current]:
-        """One pass over everybody's rows."""
-        examples = [example for each in asked for example in each.examples]
-        batch, like = collate(examples, self.warm.padding, self.warm.device), asked[0]
+        """Passes over everybody's rows."""
+        like = asked[0]
         if len(names) == 1 or like.reference:
             model = self.warm.reference if like.reference else self.models[names[0]]
-            current = passed(model, batch, like)
+            examples = [example for each in asked for example in each.examples]
+            current = passed(model, self._batched, replace(like, examples=examples))
         else:
-            with self.shared.passing(names, [len(each.examples) for each in asked]):
-                current = passed(self.shared.model, batch, like)
+
+            def together(examples: Sequence[Example], rows: list[int]) -> Current:
+                with self.shared.passing(names, rows):
+                    return one_pass(self.shared.model, self._batched(examples), like)
+
+            current = in_parts([each.examples for each in asked], together)
         return current.split([each.tokens for each in asked])
+
+    def _batched(self, examples: Sequence[Example]) -> Batch:
+        return collate(examples, self.warm.padding, self.warm.device)
 
 
 def _backward(losses: Sequence[Tensor]) -> None:

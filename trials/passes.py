@@ -93,7 +93,7 @@ class Passes:
     def alone(self, asking: Asking[T]) -> T:
         """Answers with passes of the trial's own model and of the reference model, to the end."""
         models = {False: self.model, True: self.warm.reference}
-        return alone(asking, lambda asked: passed(models[asked.reference], self._batch(asked.examples), asked))
+        return alone(asking, lambda asked: passed(models[asked.reference], self._batch, asked))
 
     def micro_batch(self, step: Step, start: int, size: int) -> Asking[tuple[ForgetPass, Tensor]]:
         """One pass over `size` rows of a step from `start` on: what the forget term looks at, and the retain term."""
