@@ -5,7 +5,7 @@ it metric by metric. It measures next to nothing while it trains (one metric of 
 them after every epoch, as early stopping needs. Both run the same core, one trial at a time, so that only the habit
 differs, and the last metrics are compared.
 
-    python benchmarks/trial_throughput.py [--trials 6] [--epochs 8] [--set trial.benchmark.authors=40 ...]
+    python benchmarks/trial_throughput.py [--trials 12] [--epochs 8] [--set trial.benchmark.authors=40 ...]
     python benchmarks/trial_throughput.py --device cuda --dtype bfloat16 --model 1B [--benchmark FOLDER OF TOFU FILES]
 
 The second form runs a model of that shape with random weights on as many rows as TOFU's forget10 has, or on those rows:
@@ -103,7 +103,7 @@ def shaped(given: argparse.Namespace, place: Path) -> dict[str, Any]:
 def main() -> None:
     """Runs both ways and prints trials an hour, their ratio, and how far the metrics differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--file", default="smoke", help="sweep file whose trial is run")
     parser.add_argument("--set", action="append", default=[])

@@ -11,6 +11,7 @@ with it, and it ends with the driver.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.delivery import Delivery
 from orchestrator.pack_process import PackProcess
 from orchestrator.resources import Resources
 from trials.config import TrialConfig
@@ -53,10 +55,10 @@ def seated(packs: Any) -> Callable[..., Iterator[EpochResult]]:
     return run
 
 
-def start_packs(resources: Resources) -> Any:
+def start_packs(resources: Resources, delivery: Delivery | None) -> Any:
     """A handle of `Packs`; it ends once nobody has one."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Packs).options(num_cpus=0, scheduling_strategy=here).remote(resources)
+    return ray.remote(Packs).options(num_cpus=0, scheduling_strategy=here).remote(resources, delivery)
 
 
 @dataclass
@@ -68,12 +70,15 @@ class _Seats:
 
 
 class Packs:
-    """Who sits where."""
+    """Who sits where.
 
-    def __init__(self, resources: Resources) -> None:
-        self._resources = resources
-        self._there: dict[Place, list[_Seats]] = {}  # node and GPUs -> packs
-        self._turn = asyncio.Lock()
+    A GPU has one process: Ray lets no more trials onto it than have a seat. Without GPUs there are as many as it takes.
+    """
+
+    def __init__(self, resources: Resources, delivery: Delivery | None = None) -> None:
+        self._resources, self._delivery = resources, delivery
+        self._there: dict[Place, list[_Seats]] = {}
+        self._turns: dict[Place, asyncio.Lock] = {}
 
     async def seat(self, name: str, place: Place) -> Any:
         """A handle of the `PackProcess` in which a trial is to sit.
@@ -82,36 +87,44 @@ class Packs:
             name: Of the trial.
             place: Where its worker is.
         """
-        async with self._turn:
-            self.leave(name)
+        async with self._turns.setdefault(place, asyncio.Lock()):  # one that does not answer holds up its place only
             there = self._there.setdefault(place, [])
             for seats in list(there):
-                if not await self._is_well(seats):
+                if not await _answers(seats.process.is_well):
                     there.remove(seats)
-            free = [seats for seats in there if len(seats.names) < self._resources.pack]
-            if not free:
-                there.append(_Seats(self._start(place)))
-            seats = free[0] if free else there[-1]
+                    # Whoever sits there is told that it died, and goes on in another one.
+                    ray.kill(seats.process)
+            before = next((seats for seats in there if name in seats.names), None)
+            free = [seats for seats in there if self._resources.gpu or len(seats.names) < self._resources.pack]
+            seats = before or (free[0] if free else self._start(place))
+            await self._leave_others(name, seats)
             seats.names.add(name)
             return seats.process
 
     def leave(self, name: str) -> None:
         """Gives a trial's seat back."""
-        for there in self._there.values():
-            for seats in there:
+        for seats in itertools.chain(*self._there.values()):
+            seats.names.discard(name)
+
+    async def _leave_others(self, name: str, chosen: _Seats) -> None:
+        """Waits until nobody else writes a trial's checkpoints: its worker has died, its seat may train on."""
+        for seats in list(itertools.chain(*self._there.values())):
+            if seats is not chosen and name in seats.names:
                 seats.names.discard(name)
+                await _answers(seats.process.leave, name, seconds=600)
 
-    async def _is_well(self, seats: _Seats) -> bool:
-        try:
-            if await seats.process.is_well.remote():
-                return True
-        except RayActorError:
-            return False
-        ray.kill(seats.process)  # whoever sits there is told that it died, and goes on elsewhere
-        return False
-
-    def _start(self, place: Place) -> Any:
+    def _start(self, place: Place) -> _Seats:
         node, gpus = place
         where = NodeAffinitySchedulingStrategy(node, soft=False)
-        # Its members hold what it takes.
-        return ray.remote(PackProcess).options(num_cpus=0, scheduling_strategy=where).remote(self._resources, gpus)
+        # It takes what its members hold.
+        process = ray.remote(PackProcess).options(num_cpus=0, scheduling_strategy=where)
+        self._there[place].append(_Seats(process.remote(self._resources, gpus, self._delivery)))
+        return self._there[place][-1]
+
+
+async def _answers(method: Any, *arguments: Any, seconds: float = 60) -> Any:
+    """What a method of an actor returns; None where it has died, or is silent for so long."""
+    try:
+        return await asyncio.wait_for(method.remote(*arguments), seconds)
+    except (RayActorError, TimeoutError):
+        return None

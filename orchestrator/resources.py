@@ -64,7 +64,7 @@ class Resources(Frozen):
     @property
     def bundle(self) -> dict[str, float]:
         """The same in Ray's words; memory in bytes."""
-        memory = {"memory": float(math.ceil(self.memory * GIB / self.pack))} if self.memory else {}
+        memory = {"memory": float(math.ceil(self.memory * GIB) // self.pack)} if self.memory else {}
         return {"CPU": _part(self.cpu, self.pack), "GPU": self.share} | memory
 
     @property

@@ -273,7 +273,7 @@ def _tuner(
     )
     resources = tune.PlacementGroupFactory([sweep.resources.bundle], **selector)
     threads, system_metrics = max(1, int(sweep.resources.cpu)), sweep.tracking.system_metrics
-    packs = start_packs(sweep.resources) if sweep.resources.pack > 1 and trial is None else None
+    packs = start_packs(sweep.resources, delivery) if sweep.resources.pack > 1 and trial is None else None
     of_all = {"threads": threads, "system_metrics": system_metrics, "delivery": delivery, "packs": packs}
     worker = tune.with_parameters(Worker, trial=trial, **of_all)
     return tune.Tuner(

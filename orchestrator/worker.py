@@ -53,7 +53,8 @@ class Worker(tune.Trainable):
     ) -> None:
         """Called once a process, with its first trial."""
         self._trial = seated(packs) if packs else trial
-        self._threads, self._system_metrics, self._delivery = threads, system_metrics, delivery
+        # The process of a pack fetches for itself.
+        self._threads, self._system_metrics, self._delivery = threads, system_metrics, None if packs else delivery
         self._begin(config, warm=False)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

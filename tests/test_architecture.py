@@ -65,15 +65,15 @@ LAYERS = {
         ),
         "extension housekeeping submission rehearsal.curves search.observations",
         (
-            "cluster delivery folder jobs pack_process progress reference.design_space reference.metric_families "
+            "cluster delivery folder jobs progress reference.design_space reference.metric_families "
             "reference.sweep_file rehearsal.curve_files report.figures search.faults search.rungs"
         ),
         (
             "report.anchor_sections report.answer report.effort_figures report.parameter_figures "
-            "report.record_sections search.proposals packs"
+            "report.record_sections search.proposals pack_process"
         ),
-        "importing.sweep_file search.agenda search.journal tracking.course tracking.runs tracking.views worker",
-        "tracking.note",
+        "importing.sweep_file search.agenda search.journal packs tracking.course tracking.runs tracking.views",
+        "tracking.note worker",
         "report.front_sections report.search_sections",
         "doctor measure placement reference.metrics_page report.sections report.weight_figures tracking.store",
         "export single rehearsal.plan report.report search.schedulers tracking.tracker tracking.ui",

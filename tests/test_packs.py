@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import pytest
 from rich.console import Console
 
 import orchestrator.pack_process
+import orchestrator.packs
 from orchestrator.config import SweepConfig
 from orchestrator.events import Epoch, Record, Resumed
 from orchestrator.ledger import read_events, read_records
 from orchestrator.pack_process import PackProcess
+from orchestrator.packs import Packs
 from orchestrator.resources import Resources
 from orchestrator.sweep import run_sweep
 from tests import tiny
@@ -110,8 +113,11 @@ def test_who_stops_makes_room_and_who_asks_no_more_is_not_waited_for(llama: Path
     assert_twins(found[1], late[1], late[0] / "alone")
 
 
-def test_who_was_taken_for_dead_goes_on_from_its_checkpoint(llama: Path, tmp_path: Path) -> None:
+def test_who_was_taken_for_dead_goes_on_from_its_checkpoint(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configs = members(llama, tmp_path, 2, epochs=3)
+    monkeypatch.setattr(orchestrator.pack_process, "MISSED", 1)
     (one, slow) = configs.items()
 
     async def run() -> list[EpochResult]:
@@ -170,11 +176,173 @@ def test_failures_are_answers_and_only_a_fault_of_all_breaks_the_process(
         assert str(answers[0]) == "a bug"
         assert isinstance(answers[1], EpochResult)
         assert await process.is_well()
+        await process.leave(str(other[0]))
         answer = await process.epoch(one[1], one[0], True, None)
         assert str(answer) == "a bug"
         assert not await process.is_well()
+        assert isinstance(await process.epoch(other[1], other[0], True, None), RuntimeError)  # and at once
 
     asyncio.run(run())
+
+
+def test_one_that_only_comes_late_keeps_its_place(llama: Path, tmp_path: Path) -> None:
+    configs = members(llama, tmp_path, 2, epochs=3)
+    (one, slow) = configs.items()
+
+    async def run() -> list[EpochResult]:
+        process = PackProcess(Resources(pack=2), None)
+        first = asyncio.create_task(through(process, *one))
+        results = [await process.epoch(slow[1], slow[0], True, None)]
+        await first
+        member = process._pack._members[str(slow[0])]
+        results += [await process.epoch(slow[1], slow[0], False, None) for _ in range(2)]
+        assert process._pack._members[str(slow[0])] is member
+        return [result for result in results if isinstance(result, EpochResult)]
+
+    assert_twins(asyncio.run(run()), slow[1], slow[0] / "alone")
+
+
+@pytest.mark.parametrize("what", ["_change", "_gathered", "_epoch"])
+def test_a_process_that_breaks_down_answers_all_who_wait(
+    what: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = members(llama, tmp_path, 2)
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(PackProcess, what, broken)
+
+    async def run() -> None:
+        process = PackProcess(Resources(pack=2), None)
+        asks = (process.epoch(trial, place, True, None) for place, trial in configs.items())
+        answers = await asyncio.wait_for(asyncio.gather(*asks), 60)
+        assert [str(answer) for answer in answers] == ["broken", "broken"]
+        assert not await process.is_well()
+
+    asyncio.run(run())
+
+
+def test_a_join_that_fails_or_hangs_shows(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((place, config),) = members(llama, tmp_path, 1).items()
+
+    async def run(limit: float | None) -> list[bool]:
+        process = PackProcess(Resources(pack=2, timeout_minutes=limit), None)
+        asked = asyncio.create_task(process.epoch(config, place, True, None))
+        await asyncio.sleep(0.3)
+        meanwhile = await process.is_well()
+        assert str(await asked) == "a broken device"
+        return [meanwhile, await process.is_well()]
+
+    def slow(*_: Any) -> Any:
+        time.sleep(0.6)
+        raise RuntimeError("a broken device")
+
+    monkeypatch.setattr(PackProcess, "_join", slow)
+    monkeypatch.setattr(PackProcess, "_forget", lambda *_: None)
+    assert asyncio.run(run(None)) == [True, False]
+    assert asyncio.run(run(0.001)) == [False, False]
+
+
+def test_what_a_node_lacks_is_fetched_by_the_process_itself(llama: Path, tmp_path: Path) -> None:
+    ((place, config),) = members(llama, tmp_path, 1, epochs=1).items()
+    elsewhere = config.model_copy(update={"model": config.model.model_copy(update={"path": "/on/the/head/only"})})
+
+    class Fetched:
+        def received(self, trial: TrialConfig) -> TrialConfig:
+            assert trial == elsewhere
+            return config
+
+    async def run() -> EpochResult | Exception:
+        delivery: Any = Fetched()
+        return await PackProcess(Resources(pack=2), None, delivery).epoch(elsewhere, place, True, None)
+
+    result = asyncio.run(run())
+    assert isinstance(result, EpochResult)
+    assert_twins([result], config, place / "alone")
+
+
+def test_each_member_is_given_its_share_of_the_time_of_a_round(llama: Path, tmp_path: Path) -> None:
+    configs = members(llama, tmp_path, 2, epochs=1)
+
+    async def run() -> list[EpochResult | Exception]:
+        process = PackProcess(Resources(pack=2), None)
+        return await asyncio.gather(*(process.epoch(trial, place, True, None) for place, trial in configs.items()))
+
+    seconds = [result.seconds for result in asyncio.run(run()) if isinstance(result, EpochResult)]
+    assert len(seconds) == 2
+    assert seconds[0] == seconds[1]  # times half of the resources, each
+
+
+# -- who sits where ----------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """A process of a pack, as `Packs` sees it."""
+
+    def __init__(self) -> None:
+        self.well, self.left = True, list[str]()
+        self.is_well, self.leave = Remote(self._is_well), Remote(self._leave)
+
+    async def _is_well(self) -> bool:
+        return self.well
+
+    async def _leave(self, name: str) -> None:
+        self.left.append(name)
+
+
+class Remote:
+    def __init__(self, remote: Any) -> None:
+        self.remote = remote
+
+
+def packs(monkeypatch: pytest.MonkeyPatch, **resources: Any) -> tuple[Packs, list[Process]]:
+    found = Packs(Resources(pack=2, **resources))
+    started: list[Process] = []
+
+    def start(place: Any) -> Any:
+        started.append(Process())
+        found._there[place].append(seats := orchestrator.packs._Seats(started[-1]))
+        return seats
+
+    monkeypatch.setattr(found, "_start", start)
+    monkeypatch.setattr(orchestrator.packs.ray, "kill", lambda process: setattr(process, "well", None))
+    return found, started
+
+
+def test_a_gpu_has_one_process_whoever_died_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, started = packs(monkeypatch, gpu=1)
+    for name in ("a", "b", "c"):  # a worker was killed without a word, and Ray gave its share to the next
+        asyncio.run(there.seat(name, ("node", "0")))
+    assert len(started) == 1
+    asyncio.run(there.seat("d", ("node", "1")))
+    assert len(started) == 2
+
+
+def test_without_gpus_there_are_as_many_processes_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, started = packs(monkeypatch)
+    for name in ("a", "b", "c", "c"):
+        asyncio.run(there.seat(name, ("node", None)))
+    assert len(started) == 2
+    there.leave("a")
+    assert asyncio.run(there.seat("d", ("node", None))) is started[0]
+
+
+def test_a_process_that_is_not_well_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, started = packs(monkeypatch, gpu=1)
+    asyncio.run(there.seat("a", ("node", "0")))
+    started[0].well = False
+    assert asyncio.run(there.seat("b", ("node", "0"))) is started[1]
+    assert started[0].well is None
+
+
+def test_who_moves_to_another_process_is_first_let_go_by_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, started = packs(monkeypatch, gpu=1)
+    asyncio.run(there.seat("a", ("node", "0")))
+    asyncio.run(there.seat("a", ("node", "0")))
+    assert started[0].left == []
+    asyncio.run(there.seat("a", ("node", "1")))
+    assert started[0].left == ["a"]
 
 
 # -- a sweep -----------------------------------------------------------------------------------------------------------

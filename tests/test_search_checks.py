@@ -111,7 +111,11 @@ REFUSED = """
 {resources: {pack: 2}, trial: {model: {adapter: {type: lora}}}, space: {model.dtype: {choice: [float32, bfloat16]}}}
   resources.pack: 2: its trials share one model in one dtype; take what is not model.adapter out of the space
 {resources: {pack: 2, gpu: 2}, trial: {model: {adapter: {type: lora}, device_map: balanced}}}
-  resources.pack: 2: a pack is on one GPU, and its model too; write resources.gpu: 1
+  resources.pack: 2: a pack has one GPU, for itself; write resources.gpu: 1, or 0 for none
+{resources: {pack: 2, gpu: 0.5}, trial: {model: {adapter: {type: lora}}}}
+  resources.pack: 2: a pack has one GPU, for itself; write resources.gpu: 1, or 0 for none
+{resources: {pack: 2}, trial: {model: {adapter: {type: lora, init: fila}}, loss: {criterion: {type: ihl}}}}
+  resources.pack: 2: uld and fila need a whole model for each trial, so nothing is shared; leave them out, or ...
 {resources: {pack: 0}}
   resources.pack: 0 must be ...
 {resources: {gpu: many}}

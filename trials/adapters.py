@@ -148,7 +148,8 @@ def why_not(adapted: Any) -> str | None:
 
     settings = adapted.get_base_model().config.get_text_config().to_dict()
     # Of attention it is a setting and no module; `classifier_dropout` is of models with another head.
-    drawn = [value for name, value in settings.items() if "drop" in name and "classifier" not in name]
+    drawing = [name for name in settings if ("drop" in name and "classifier" not in name) or "jitter" in name]
+    drawn = [settings[name] for name in drawing]
     if any(isinstance(value, float) and value > 0 for value in drawn) or any(
         isinstance(each, torch.nn.Dropout) and each.p > 0 for each in adapted.modules()
     ):

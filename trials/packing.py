@@ -72,7 +72,7 @@ class Pack:
         self.warm.working.requires_grad_(False)
         self._shared = Shared(self.warm.working)
         self._members: dict[str, _Member] = {}
-        self._most = most
+        self._most, self._broke_off = most, 0
         # Seen by trying, on a row of nobody: later on all rows are members'.
         linear_head(self._shared.model, collate(self.warm.forget[:1], self.warm.padding, self.warm.device))
 
@@ -116,7 +116,9 @@ class Pack:
                 self.warm.working.requires_grad_(False)  # an adapter that cannot be made leaves them to be trained
             reason = _why_alone(config, trial)
             self._members[name] = _Member(trial, config, folder, resume_from, reason, stack.pop_all())
-        if not reason:
+        if reason:
+            logger.warning("shares no passes with the other trials of its pack: %s", reason)
+        else:
             self._shared.add(name, trial.model)
         return result
 
@@ -164,7 +166,9 @@ class Pack:
                 most = self._most = max(1, len(names) // 2)
                 logger.warning("out of memory with %d trials in a pass; from now on %d: %s", len(names), most, error)
             else:
-                most = 1
+                most, self._broke_off = 1, self._broke_off + 1
+                if self._broke_off > 1:  # whoever has a fault of its own has left by then
+                    self._most = 1
                 logger.exception("an epoch of %d trials broke off; now each of them by itself", len(names))
         for name in names:
             if name not in results:

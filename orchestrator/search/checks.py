@@ -18,6 +18,7 @@ from orchestrator.trial_checks import lacking
 from search_spaces.space import SearchSpace, SpaceError, with_paths
 from trials.benchmarks import Benchmark
 from trials.config import NoAdapter, TrialConfig
+from trials.objectives import ULD
 from trials.registry import LOWER, METRICS
 
 if TYPE_CHECKING:
@@ -169,14 +170,19 @@ def _check_pack(sweep: SweepConfig) -> Iterator[Problem]:
         return
     if resources.gpu == AUTO:
         yield Problem("resources.gpu", "auto: a probe measures a trial by itself, not a pack; write a number, as in 1")
-    elif resources.process.share > 1 or sweep.trial.model.device_map is not None:
-        yield Problem(path, f"{resources.pack}: a pack is on one GPU, and its model too; write resources.gpu: 1")
+    elif resources.process.share not in (0, 1) or sweep.trial.model.device_map is not None:
+        yield Problem(path, f"{resources.pack}: a pack has one GPU, for itself; write resources.gpu: 1, or 0 for none")
     if sweep.tracking.system_metrics:
         several = f"they are those of a process, which runs {resources.pack} trials (resources.pack); leave it out"
         yield Problem("tracking.system_metrics", several)
-    models = [trial.model for trial in sweep.reachable()]
+    trials = list(sweep.reachable())
+    models = [trial.model for trial in trials]
     if any(isinstance(model.adapter, NoAdapter) for model in models):
         yield Problem(path, f"{resources.pack}: only LoRA trials share weights; set trial.model.adapter.type: lora")
+    fila = any(getattr(model.adapter, "init", "") == "fila" for model in models)
+    if fila or any(isinstance(trial.loss.criterion, ULD) for trial in trials):
+        own = "uld and fila need a whole model for each trial, so nothing is shared; leave them out, or write pack: 1"
+        yield Problem(path, f"{resources.pack}: {own}")
     if any(model.model_copy(update={"adapter": models[0].adapter}) != models[0] for model in models):
         other = "its trials share one model in one dtype; take what is not model.adapter out of the space"
         yield Problem(path, f"{resources.pack}: {other}")
