@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,15 +69,23 @@ def test_files_of_the_driver_reach_each_node_once(tmp_path: Path, tofu_folder: P
 
 
 @pytest.mark.slow
-def test_the_tiny_model_and_its_logs_that_the_driver_made_are_used_on_every_node(tmp_path: Path) -> None:
-    trial = tiny.trial(tmp_path, model=ModelConfig(tiny=tiny.TINY, device="cpu").model_dump(mode="json"))
+@pytest.mark.parametrize(
+    ("adapter", "resources"),
+    [({"type": "none"}, {"cpu": 2}), ({"type": "lora", "rank": 2}, {"cpu": 2, "gpu": 1, "pack": 2})],
+    ids=["one by one", "packed"],
+)
+def test_the_tiny_model_and_its_logs_that_the_driver_made_are_used_on_every_node(
+    adapter: dict[str, Any], resources: dict[str, Any], tmp_path: Path
+) -> None:
+    model = {"tiny": tiny.TINY, "device": "cpu", "adapter": adapter}
+    trial = tiny.trial(tmp_path, model=ModelConfig.model_validate(model).model_dump(mode="json"))
     sweep = cluster_sweep(
         budget={"trials": 4, "concurrent": 4},
         trial=trial.model_dump(mode="json"),
         space={"optim.lr": {"choice": [1e-3, 2e-3, 3e-3, 4e-3]}},
         sampler={"type": "grid"},
         baselines=[],
-        resources={"cpu": 2},
+        resources=resources,
     )
     with cluster(tmp_path, nodes=0) as here:
         for name in ("one", "two"):
