@@ -42,6 +42,17 @@ class _Asks:
     answer: asyncio.Future[EpochResult | Exception]
 
 
+class PackBroken(RuntimeError):
+    """What befell a pack, to a worker whose trial has no part in it: in the words of Ray for a process that died."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"the pack's actor died: {cause}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its words, as they are."""
+        return RuntimeError, self.args
+
+
 class PackProcess:
     """Trains the members of a pack, a round after the other: an epoch of all who ask for one.
 
@@ -87,7 +98,8 @@ class PackProcess:
             resume_from: As of `run_trial`.
         """
         if self._broken:
-            return self._broken
+            return PackBroken(self._broken)
+        self._dismiss(str(folder))
         answer = asyncio.get_running_loop().create_future()
         self._leaving.discard(str(folder))
         self._asking[str(folder)] = _Asks(trial, folder, begins, resume_from, answer)
@@ -99,7 +111,9 @@ class PackProcess:
 
     async def leave(self, name: str) -> None:
         """Lets go of a trial, and returns once nothing more is written of it."""
-        self._asking.pop(name, None)
+        self._dismiss(name)
+        if self._pack and name in self._members:
+            self._pack.gone.add(name)
         self._leaving.add(name)
         self._news.set()
         while name in self._members and name not in self._asking and not self._broken:
@@ -112,17 +126,18 @@ class PackProcess:
         except Exception as error:  # nobody would ever be answered
             logger.exception("a pack has broken down")
             self._broken = error
-            self._answer(dict.fromkeys(list(self._asking), error))
+            self._answer(dict.fromkeys(list(self._asking), PackBroken(error)))
 
     async def _round(self, names: list[str]) -> None:
         began = time.monotonic()
         results = await self._in_thread(functools.partial(self._epoch, names))
         self._last, self._seconds = len(names), time.monotonic() - began
-        faults = [each for each in results.values() if isinstance(each, Exception)]
-        alike = len(faults) == len(names) and not any(isinstance(each, TrialFailed) for each in faults)
+        asked = [name for name in names if name in self._asking]  # the others have gone meanwhile
+        faults = [each for name in asked if isinstance(each := results[name], Exception)]
+        alike = 0 < len(faults) == len(asked) and not any(isinstance(each, TrialFailed) for each in faults)
         # An error of one is its own; where several all have one, or who is here alone, it is most likely the device's.
-        if alike and (len(names) > 1 or not self._members):
-            self._broken = RuntimeError(f"all {len(names)} trials of a pack failed: {faults[0]}")
+        if alike and (len(asked) > 1 or not self._members):
+            self._broken = RuntimeError(f"all {len(asked)} trials of a pack failed: {faults[0]}")
         # The time that the device was theirs: each is given its share of it.
         self._answer(
             {
@@ -160,8 +175,13 @@ class PackProcess:
 
     def _answer(self, results: Mapping[str, EpochResult | Exception]) -> None:
         for name, result in results.items():
-            if asks := self._asking.pop(name, None):  # else it has been taken away meanwhile
+            asks = self._asking.pop(name, None)
+            if asks and not asks.answer.done():  # else nobody waits for it any more
                 asks.answer.set_result(result)
+
+    def _dismiss(self, name: str) -> None:
+        """Ends the wait of a worker that has died, or is taken to have: its trial is somebody else's now."""
+        self._answer({name: PackBroken(RuntimeError("its trial goes on elsewhere"))})
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         self._began = time.monotonic()
@@ -210,7 +230,7 @@ class PackProcess:
         trial = self._delivery.received(asks.trial) if self._delivery else asks.trial
         if self._pack is None:
             torch.set_num_threads(max(1, int(self._resources.cpu)))
-            self._pack = Pack(trial, self._resources.pack)
+            self._pack = Pack.of(trial, self._resources.pack)
         checkpoint = asks.folder / "checkpoint"
         resume_from = asks.resume_from or (None if asks.begins or not checkpoint.exists() else checkpoint)
         result: EpochResult | None = self._pack.join(name, trial, asks.folder, resume_from)

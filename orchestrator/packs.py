@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.delivery import Delivery
@@ -111,7 +111,7 @@ class Packs:
         for seats in list(itertools.chain(*self._there.values())):
             if seats is not chosen and name in seats.names:
                 seats.names.discard(name)
-                await _answers(seats.process.leave, name, seconds=600)
+                await _answers(seats.process.leave, name)
 
     def _start(self, place: Place) -> _Seats:
         node, gpus = place
@@ -122,9 +122,9 @@ class Packs:
         return self._there[place][-1]
 
 
-async def _answers(method: Any, *arguments: Any, seconds: float = 60) -> Any:
+async def _answers(method: Any, *arguments: Any, seconds: float = 600) -> Any:
     """What a method of an actor returns; None where it has died, or is silent for so long."""
     try:
         return await asyncio.wait_for(method.remote(*arguments), seconds)
-    except (RayActorError, TimeoutError):
+    except (RayError, TimeoutError):
         return None

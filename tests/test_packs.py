@@ -22,6 +22,7 @@ from orchestrator.ledger import read_events, read_records
 from orchestrator.pack_process import PackProcess
 from orchestrator.packs import Packs
 from orchestrator.resources import Resources
+from orchestrator.search.faults import LOST, fault_of
 from orchestrator.sweep import run_sweep
 from tests import tiny
 from trials.benchmarks import load_benchmark
@@ -180,7 +181,8 @@ def test_failures_are_answers_and_only_a_fault_of_all_breaks_the_process(
         answer = await process.epoch(one[1], one[0], True, None)
         assert str(answer) == "a bug"
         assert not await process.is_well()
-        assert isinstance(await process.epoch(other[1], other[0], True, None), RuntimeError)  # and at once
+        bystander = await process.epoch(other[1], other[0], True, None)  # at once, and with no error of its own
+        assert fault_of(f"RuntimeError: {bystander}") == LOST
 
     asyncio.run(run())
 
@@ -217,10 +219,34 @@ def test_a_process_that_breaks_down_answers_all_who_wait(
         process = PackProcess(Resources(pack=2), None)
         asks = (process.epoch(trial, place, True, None) for place, trial in configs.items())
         answers = await asyncio.wait_for(asyncio.gather(*asks), 60)
-        assert [str(answer) for answer in answers] == ["broken", "broken"]
+        assert [fault_of(f"RuntimeError: {answer}") for answer in answers] == [LOST, LOST]  # no error of theirs
         assert not await process.is_well()
 
     asyncio.run(run())
+
+
+def test_whose_trial_goes_on_elsewhere_is_told_and_writes_nothing_more(llama: Path, tmp_path: Path) -> None:
+    configs = members(llama, tmp_path, 2, epochs=3)
+    (one, other) = configs.items()
+
+    async def run() -> None:
+        process = PackProcess(Resources(pack=2), None)
+        answers = await asyncio.gather(*(process.epoch(trial, place, True, None) for place, trial in configs.items()))
+        assert all(isinstance(answer, EpochResult) for answer in answers)
+        asks = [asyncio.create_task(process.epoch(trial, place, False, None)) for place, trial in configs.items()]
+        while process._began is None:
+            await asyncio.sleep(0.001)
+        await process.leave(str(one[0]))
+        assert fault_of(f"RuntimeError: {await asks[0]}") == LOST
+        assert isinstance(await asks[1], EpochResult)
+        assert process._members.keys() == {str(other[0])}
+        overtaken = asyncio.create_task(process.epoch(other[1], other[0], False, None))
+        await asyncio.sleep(0)
+        assert isinstance(await process.epoch(other[1], other[0], True, other[0] / "checkpoint"), EpochResult)
+        assert fault_of(f"RuntimeError: {await overtaken}") == LOST
+
+    asyncio.run(run())
+    assert [place.name for place in (one[0] / "checkpoint").iterdir()] == ["00001"]
 
 
 def test_a_join_that_fails_or_hangs_shows(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trials.encoding import Batch, Example
 from trials.heads import Logits
-from trials.logits import answer_ce, deferred_logits
+from trials.logits import answer_ce, deferred_logits, linear_head
 
 PASS = 256
 """What a pass costs, whatever it passes, in tokens (estimated: 70 on a CPU, some hundreds on a GPU)."""
@@ -144,6 +144,8 @@ def alone(asking: Asking[T], passing: Callable[[Asked], Current]) -> T:
 
 def passed(model: Any, batched: Batched, asked: Asked) -> Current:
     """What was asked for, from as many passes as are worth their while (`in_parts`)."""
+    if asked.logits and linear_head(model, batched(asked.examples[:1])) is None:
+        return one_pass(model, batched(asked.examples), asked)  # whole logits of all parts would be there twice
     return in_parts([asked.examples], lambda examples, _: one_pass(model, batched(examples), asked))
 
 

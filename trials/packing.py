@@ -64,6 +64,9 @@ class Pack:
     Members join and leave between epochs. One that fails leaves, and does not disturb the others. While a pack is in
     use, nothing else may train in its workspace: they share the working model's weights. Where memory does not suffice
     for all at once, the epoch begins again with half as many in a pass.
+
+    Attributes:
+        gone: Members that somebody else trains now: nothing more is written of them, and they leave with their epoch.
     """
 
     def __init__(self, config: TrialConfig, most: int | None = None) -> None:
@@ -73,8 +76,23 @@ class Pack:
         self._shared = Shared(self.warm.working)
         self._members: dict[str, _Member] = {}
         self._most, self._broke_off = most, 0
+        self.gone: set[str] = set()
         # Seen by trying, on a row of nobody: later on all rows are members'.
         linear_head(self._shared.model, collate(self.warm.forget[:1], self.warm.padding, self.warm.device))
+
+    @classmethod
+    def of(cls, config: TrialConfig, most: int | None = None) -> Pack:
+        """A pack; where there is no room for its model, that is the trial's result.
+
+        Raises:
+            OutOfMemory: The device's memory does not suffice.
+        """
+        try:
+            return cls(config, most)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            raise OutOfMemory(f"out of memory: {error}") from error
 
     @property
     def alone(self) -> dict[str, str]:
@@ -97,6 +115,7 @@ class Pack:
             ValueError: There is such a member, or the trial does not fit this pack.
             TrialFailed: It cannot begin.
         """
+        self.gone.discard(name)
         if name in self._members:
             raise ValueError(f"{name!r} is in the pack already; choose another name or let it leave first")
         if _sort(config) != self._sort or not isinstance(config.model.adapter, LoraConfig):
@@ -117,7 +136,7 @@ class Pack:
             reason = _why_alone(config, trial)
             self._members[name] = _Member(trial, config, folder, resume_from, reason, stack.pop_all())
         if reason:
-            logger.warning("shares no passes with the other trials of its pack: %s", reason)
+            logger.warning("%s shares no passes with the other trials of its pack: %s", name, reason)
         else:
             self._shared.add(name, trial.model)
         return result
@@ -160,6 +179,7 @@ class Pack:
         """
         try:
             self._epoch_together(names, results)
+            self._broke_off = 0
             return self._most
         except Exception as error:
             if isinstance(error, RuntimeError) and ran_out(error):
@@ -167,9 +187,10 @@ class Pack:
                 logger.warning("out of memory with %d trials in a pass; from now on %d: %s", len(names), most, error)
             else:
                 most, self._broke_off = 1, self._broke_off + 1
+                logger.exception("an epoch of %d trials broke off; now each of them by itself", len(names))
                 if self._broke_off > 1:  # whoever has a fault of its own has left by then
                     self._most = 1
-                logger.exception("an epoch of %d trials broke off; now each of them by itself", len(names))
+                    logger.warning("it was the second one after the other: from now on none share passes")
         for name in names:
             if name not in results:
                 self._begin_again(name, results)
@@ -217,6 +238,8 @@ class Pack:
             result = epoch()
         except TrialFailed as error:
             return error
+        if name in self.gone:
+            return RuntimeError(f"{name} has gone while it trained")
         member.resume_from = member.folder / "checkpoint"
         member.trial.save(member.resume_from, result)
         return result
