@@ -208,7 +208,7 @@ class PackProcess:
         for name, asks in begin.items():
             try:
                 result = self._join(name, asks)
-            except Exception as error:
+            except Exception as error:  # whatever it is, it is this one's answer, and the others train on
                 answers[name] = error
                 self._forget(name)
                 if not self._members and not isinstance(error, TrialFailed):  # a poisoned device fails like this

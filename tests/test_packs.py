@@ -114,20 +114,23 @@ def test_who_stops_makes_room_and_who_asks_no_more_is_not_waited_for(llama: Path
     assert_twins(found[1], late[1], late[0] / "alone")
 
 
-def test_who_was_taken_for_dead_goes_on_from_its_checkpoint(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("missed", "kept"), [(1, False), (3, True)], ids=["taken for dead", "late"])
+def test_one_that_is_missing_keeps_its_place_for_a_while_and_then_goes_on_from_its_checkpoint(
+    missed: int, kept: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = members(llama, tmp_path, 2, epochs=3)
-    monkeypatch.setattr(orchestrator.pack_process, "MISSED", 1)
+    monkeypatch.setattr(orchestrator.pack_process, "MISSED", missed)
     (one, slow) = configs.items()
 
     async def run() -> list[EpochResult]:
         process = PackProcess(Resources(pack=2), None)
         first = asyncio.create_task(through(process, *one))
         results = [await process.epoch(slow[1], slow[0], True, None)]
+        member = process._pack._members[str(slow[0])]
         await first
-        assert str(slow[0]) not in process._members
+        assert (str(slow[0]) in process._members) == kept
         results += [await process.epoch(slow[1], slow[0], False, None) for _ in range(2)]
+        assert (process._pack._members[str(slow[0])] is member) == kept
         return [result for result in results if isinstance(result, EpochResult)]
 
     assert_twins(asyncio.run(run()), slow[1], slow[0] / "alone")
@@ -185,23 +188,6 @@ def test_failures_are_answers_and_only_a_fault_of_all_breaks_the_process(
         assert fault_of(f"RuntimeError: {bystander}") == LOST
 
     asyncio.run(run())
-
-
-def test_one_that_only_comes_late_keeps_its_place(llama: Path, tmp_path: Path) -> None:
-    configs = members(llama, tmp_path, 2, epochs=3)
-    (one, slow) = configs.items()
-
-    async def run() -> list[EpochResult]:
-        process = PackProcess(Resources(pack=2), None)
-        first = asyncio.create_task(through(process, *one))
-        results = [await process.epoch(slow[1], slow[0], True, None)]
-        await first
-        member = process._pack._members[str(slow[0])]
-        results += [await process.epoch(slow[1], slow[0], False, None) for _ in range(2)]
-        assert process._pack._members[str(slow[0])] is member
-        return [result for result in results if isinstance(result, EpochResult)]
-
-    assert_twins(asyncio.run(run()), slow[1], slow[0] / "alone")
 
 
 @pytest.mark.parametrize("what", ["_change", "_gathered", "_epoch"])
